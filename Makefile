@@ -1,0 +1,39 @@
+# Every word works on a machine with only python3 (3.11+) and make; the first one makes .venv.
+PYTHON ?= python3
+BIN := .venv/bin
+INSTALLED := .venv/.installed
+
+.PHONY: demo test test-slow check docs bench clean
+.DELETE_ON_ERROR:
+
+demo: $(INSTALLED)  ## the whole path on images it draws itself, a few minutes
+	$(BIN)/simclr demo --out demo
+
+test: $(INSTALLED)  ## the test suite
+	$(BIN)/python -m pytest
+
+test-slow: $(INSTALLED)  ## the tests that take minutes
+	$(BIN)/python -m pytest -m slow
+
+check: $(INSTALLED)  ## format, lint, types, layout
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/python -m pytest -q tests/test_layout.py
+
+docs: $(INSTALLED)  ## rebuild docs/cli.md from the commands' own help
+	$(BIN)/python docs/make_cli.py
+
+bench: $(INSTALLED)  ## measure against the peers; reports land in benchmarks/
+	$(BIN)/python -m uv pip install --quiet --python $(BIN)/python --constraint constraints.txt --editable '.[all-cpu,dev,bench]'
+	$(BIN)/python benchmarks/nt_xent.py
+	$(BIN)/python benchmarks/embed_cpu.py
+
+$(INSTALLED): pyproject.toml constraints.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check uv
+	$(BIN)/python -m uv pip install --quiet --python $(BIN)/python --constraint constraints.txt --editable '.[all-cpu,dev]'
+	touch $@
+
+clean:
+	rm -rf .venv .pytest_cache .mypy_cache .ruff_cache demo

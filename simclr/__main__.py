@@ -1,0 +1,5 @@
+"""`python -m simclr`."""
+
+from simclr.cli import main
+
+main()

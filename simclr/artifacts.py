@@ -1,0 +1,203 @@
+"""What lies on disk between the stages: one dataclass a file, with load, save and identity.
+
+    EncoderInfo   encoder.json beside encoder.safetensors   pretrain -> export
+    ModelInfo     manifest.json of an export folder         export -> embed, serve
+    StoreInfo     manifest.json of a store                  embed -> index, classify
+    IndexInfo     out.faiss.json beside out.faiss           index -> search, serve
+
+Each carries the identity of its parent. No torch, no faiss: these are small JSON files.
+"""
+
+import hashlib
+import json
+import os
+import types
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field, fields, is_dataclass
+from pathlib import Path
+from typing import Any, Self, get_args, get_origin, get_type_hints
+
+from simclr.errors import ArtifactError
+from simclr.preprocess import Recipe
+
+FORMAT = 1
+"""Version of every file described here; raised when an old reader would misread a new file."""
+
+
+class Artifact:
+    """JSON in and out for the frozen dataclasses below; `KIND` says which file it is."""
+
+    KIND = ""
+
+    def save(self, path: Path) -> None:
+        assert is_dataclass(self) and not isinstance(self, type)
+        head = {"simclr": self.KIND, "format": FORMAT}
+        text = json.dumps(head | asdict(self), indent=2, ensure_ascii=False) + "\n"
+        write_atomically(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
+
+    @classmethod
+    def load(cls, path: Path) -> Self:
+        """Raises ArtifactError if the file is missing, damaged, or of another kind or version."""
+        try:
+            values = json.loads(path.read_text(encoding="utf-8"))
+            kind, version = values.pop("simclr"), values.pop("format")
+        except FileNotFoundError:
+            raise ArtifactError(f"{path}: no such file.") from None
+        except (OSError, ValueError, AttributeError, KeyError, TypeError) as exc:
+            raise ArtifactError(f"{path}: damaged, or not written by simclr ({exc}).") from exc
+        if kind != cls.KIND:
+            raise ArtifactError(f"{path}: describes a {kind}, but a {cls.KIND} is needed here.")
+        if version != FORMAT:
+            raise ArtifactError(f"{path}: format {version}, but this simclr reads {FORMAT}. Write it again.")
+        try:
+            return _build(cls, values)
+        except (KeyError, TypeError, ValueError) as exc:
+            raise ArtifactError(f"{path}: damaged ({exc}). Write it again.") from exc
+
+
+@dataclass(frozen=True, kw_only=True)
+class EncoderInfo(Artifact):
+    """An encoder's weights and how to feed them."""
+
+    KIND = "encoder"
+
+    name: str
+    """timm model name."""
+    small_stem: bool
+    """First convolution 3x3 with stride 1 and no max-pool, for small images."""
+    width: int
+    """Length of an embedding."""
+    weights_sha256: str
+    """Of the tensors, see `encoder.weights_sha256`; independent of the file they lie in."""
+    recipe: Recipe
+    parents: dict[str, Any] = field(default_factory=dict)
+    """Where the weights come from: run, step, data; or the file or timm name they were taken from."""
+
+    @property
+    def identity(self) -> str:
+        """SHA-256 of what decides a vector: architecture, weights, preprocessing."""
+        parts = [self.name, self.small_stem, self.weights_sha256, self.recipe.to_dict()]
+        return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelFile:
+    """One exported graph."""
+
+    sha256: str
+    precision: str
+    opset: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelInfo(Artifact):
+    """An export folder: graphs that take (N, size, size, 3) uint8 RGB and give (N, width) unit-length float32."""
+
+    KIND = "model"
+
+    encoder: EncoderInfo
+    files: dict[str, ModelFile]
+    probe_sha256: str
+    max_batch: int
+    parity: dict[str, Any]
+    """What the export was compared with, and how closely it agreed."""
+    versions: dict[str, str]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ShardInfo:
+    number: int
+    rows: int
+    vectors_sha256: str
+    metadata_sha256: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class StoreInfo(Artifact):
+    """A store: which shards it consists of. A shard not listed here does not exist."""
+
+    KIND = "store"
+
+    generation: int
+    """Raised by every change, so that an index knows whether it is behind."""
+    identity: str
+    width: int
+    sources: tuple[str, ...]
+    """Absolute folders; a row's `source` counts into this list, which only grows."""
+    next_id: int
+    shards: tuple[ShardInfo, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class IndexInfo(Artifact):
+    """An index and the store it was built from."""
+
+    KIND = "index"
+
+    sha256: str
+    generation: int
+    """Of the store when the index was built."""
+    store: str
+    """Path of the store, relative to the folder of the index."""
+    identity: str
+    width: int
+    size: int
+    """Vectors in it."""
+    factory: str
+    """FAISS factory string."""
+    search_parameters: dict[str, float]
+    measured: dict[str, Any]
+    """recall@10, latency, memory, and how they were measured."""
+
+
+def file_sha256(path: Path) -> str:
+    """Raises ArtifactError if there is no such file."""
+    try:
+        with open(path, "rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as exc:
+        raise ArtifactError(f"{path}: cannot be read ({exc.strerror or exc}).") from exc
+
+
+def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
+    """`write` fills a temporary file beside `path`, which then takes its name: whole, or not at all."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        write(temporary)
+        with open(temporary, "rb+") as file:
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+    fsync_folder(path.parent)
+
+
+def fsync_folder(folder: Path) -> None:
+    """Make renames in a folder survive a power cut; a no-op where folders cannot be opened (Windows)."""
+    if os.name == "posix":
+        handle = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
+
+
+def _build(cls: Any, value: Any) -> Any:
+    """JSON values -> the annotated type: dataclasses, tuples and dicts of them, or plain values."""
+    if cls is Recipe:
+        return Recipe.from_dict(value)
+    if is_dataclass(cls):
+        hints = get_type_hints(cls)
+        known = {f.name for f in fields(cls)}
+        if set(value) != known:
+            raise ValueError(f"missing or unknown: {', '.join(sorted(set(value) ^ known))}")
+        return cls(**{name: _build(hints[name], value[name]) for name in known})  # type: ignore[operator]
+    if get_origin(cls) is tuple:
+        return tuple(_build(get_args(cls)[0], item) for item in value)
+    if get_origin(cls) is dict:
+        return {key: _build(get_args(cls)[1], item) for key, item in value.items()}
+    if isinstance(cls, type) and not isinstance(cls, types.GenericAlias):
+        accepted = (int, float) if cls is float else cls
+        if not isinstance(value, accepted) or (cls is int and isinstance(value, bool)):
+            raise TypeError(f"{value!r} is no {cls.__name__}")
+    return value

@@ -1,0 +1,43 @@
+"""What can go wrong that the person at the keyboard can mend.
+
+SimclrError
+  ConfigError          a setting, or a pair of settings, makes no sense
+  ImageError           no image found, or one that cannot be read
+  ArtifactError        a file is missing, damaged, or of another kind or version
+    EncoderMismatch    vectors and query come from different encoders
+  ExportMismatch       the exported model does not compute what the encoder computes
+  MissingExtra         an optional package is absent; says the install line
+
+Every message is one line: what was found, where, what to do.
+"""
+
+
+class SimclrError(Exception):
+    """Base of everything a user can mend."""
+
+
+class ConfigError(SimclrError):
+    """A setting, or a pair of settings, makes no sense."""
+
+
+class ImageError(SimclrError):
+    """No image found, or one that cannot be read."""
+
+
+class ArtifactError(SimclrError):
+    """A file is missing, damaged, or of another kind or version."""
+
+
+class EncoderMismatch(ArtifactError):
+    """Vectors and query come from different encoders."""
+
+
+class ExportMismatch(SimclrError):
+    """The exported model does not compute what the encoder computes."""
+
+
+class MissingExtra(SimclrError):
+    """An optional package is absent."""
+
+    def __init__(self, package: str, extra: str) -> None:
+        super().__init__(f"{package} is not installed. Run: pip install 'simclr-toolkit[{extra}]'")

@@ -1,0 +1,63 @@
+"""The deterministic resize and crop that an encoder expects, as data that travels with it.
+
+Takes an upright RGB image, gives (size, size, 3) uint8. No randomness, no normalisation: mean and standard
+deviation are carried here, but the exported graph applies them, so that nobody can apply them twice.
+"""
+
+from dataclasses import asdict, dataclass, fields
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from simclr.errors import ArtifactError, ConfigError
+
+_FILTERS = {"bicubic": Image.Resampling.BICUBIC, "bilinear": Image.Resampling.BILINEAR}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """Shorter side resized with antialias, then the centre cropped: computed as one resize of the centre box."""
+
+    size: int = 224
+    """Side of the square given to the encoder, in pixels."""
+    crop: float = 0.875
+    """Side of the centre box, as a share of the image's shorter side (google-research/simclr: 0.875)."""
+    interpolation: str = "bicubic"
+    mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
+    """Per channel, of values in 0..1; applied inside the exported graph."""
+    std: tuple[float, float, float] = (0.229, 0.224, 0.225)
+    margin: float = 2.0
+    """A JPEG may be decoded at 1/2, 1/4 or 1/8 while the box keeps this many times `size` pixels a side."""
+
+    def __post_init__(self) -> None:
+        if self.interpolation not in _FILTERS:
+            raise ConfigError(f"interpolation {self.interpolation!r} is unknown. Use one of: {', '.join(_FILTERS)}.")
+        if self.size < 1 or not 0 < self.crop <= 1:
+            raise ConfigError(f"size {self.size} must be at least 1 and crop {self.crop:g} in (0, 1].")
+
+    def box(self, width: int, height: int) -> tuple[float, float, float, float]:
+        """Left, top, right, bottom of the centre box, in pixels of a width x height image."""
+        side = self.crop * min(width, height)
+        return (width - side) / 2, (height - side) / 2, (width + side) / 2, (height + side) / 2
+
+    def enough(self, width: int, height: int) -> int:
+        """Shortest side, in pixels, that a scaled decode of a width x height JPEG must keep."""
+        return min(width, height, int(np.ceil(self.margin * self.size / self.crop)))
+
+    def apply(self, image: Image.Image) -> NDArray[np.uint8]:
+        """An RGB image of any size -> (size, size, 3) uint8."""
+        resized = image.resize((self.size, self.size), _FILTERS[self.interpolation], box=self.box(*image.size))
+        return np.asarray(resized)
+
+    def to_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> "Recipe":
+        """Raises ArtifactError where a key is missing or foreign: preprocessing is never guessed."""
+        if set(values) != (known := {field.name for field in fields(cls)}):
+            odd = sorted(set(values) ^ known)
+            raise ArtifactError(f"preprocessing recipe: missing or unknown {', '.join(odd)}. Export the model again.")
+        return cls(**{k: tuple(v) if isinstance(v, list) else v for k, v in values.items()})

@@ -1,0 +1,206 @@
+"""PretrainConfig and its checks. No I/O beyond reading a TOML text; no torch.
+
+Defaults live here and nowhere else. `simclr pretrain --set KEY=VALUE` reaches every field, nested ones with a
+dot (`augmentation.blur=0`); the resolved config is saved as `config.toml` in the run folder.
+"""
+
+import dataclasses
+import difflib
+import json
+import math
+import tomllib
+import types
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+
+from simclr.errors import ConfigError
+
+DEFAULT_BATCH_SIZE = 4096
+"""The paper's; a smaller set is one batch."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Augmentation:
+    """How two views of an image differ (Chen et al. 2020, appendix A; google-research/simclr, data_util.py)."""
+
+    crop_min: float = 0.08
+    """Smallest area of a random crop, as a share of the image; the largest is all of it."""
+    crop_ratio: float = 4 / 3
+    """Widest aspect ratio of a crop; the narrowest is its inverse."""
+    flip: float = 0.5
+    """Probability of a horizontal flip."""
+    jitter: float = 0.8
+    """Probability of colour jitter."""
+    strength: float = 1.0
+    """Of the jitter: brightness, contrast, saturation 0.8 each and hue 0.2 at 1.0. The reference uses 0.5 for CIFAR-10."""
+    grayscale: float = 0.2
+    """Probability of losing all colour."""
+    blur: float = 0.5
+    """Probability of a Gaussian blur. The reference uses 0 for CIFAR-10."""
+    blur_sigma: tuple[float, float] = (0.1, 2.0)
+    """Range of its standard deviation, in pixels; its kernel is a tenth of the image."""
+
+    def __post_init__(self) -> None:
+        for name in ("flip", "jitter", "grayscale", "blur"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ConfigError(f"augmentation.{name} ({getattr(self, name):g}) is a probability: give 0 to 1.")
+        if not 0 < self.crop_min <= 1 or self.crop_ratio < 1:
+            raise ConfigError("augmentation.crop_min must be in (0, 1] and augmentation.crop_ratio at least 1.")
+        if not 0 <= self.strength <= 1.25:  # above, a factor of 1 - 0.8 * strength would be negative
+            raise ConfigError(f"augmentation.strength ({self.strength:g}) must be 0 to 1.25.")
+        if not 0 < self.blur_sigma[0] <= self.blur_sigma[1]:
+            raise ConfigError("augmentation.blur_sigma must be two rising positive numbers.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class PretrainConfig:
+    """Everything that decides a pretraining run. Saved with the run, so that it can be repeated."""
+
+    data: str
+    """Folder searched recursively; class folders mean nothing here."""
+    encoder: str = "resnet50"
+    """timm model name."""
+    weights: str | None = None
+    """File of encoder weights to start from; random ones otherwise."""
+    image_size: int = 224
+    """Side of a view, in pixels."""
+    small_stem: bool | None = None
+    """3x3 first convolution and no max-pool. Unset: for ResNets at 64 pixels and below."""
+    head_layers: int = 2
+    """Of the projection head: 2 in the paper, 3 in the reference's README."""
+    head_out: int = 128
+    """Width of a projection."""
+    batch_size: int | None = None
+    """Images per optimiser step; each gives two views. Unset: 4096, or the whole set where it is smaller."""
+    epochs: int = 100
+    temperature: float = 0.1
+    base_lr: float = 0.3
+    """See `lr_scaling` (google-research/simclr, run.py)."""
+    lr_scaling: Literal["linear", "sqrt", "none"] = "linear"
+    """Peak learning rate: linear base_lr * B / 256, sqrt base_lr * sqrt(B), none base_lr."""
+    warmup_fraction: float = 0.1
+    """Share of the run; the paper's 10 of 100 epochs."""
+    momentum: float = 0.9
+    weight_decay: float = 1e-6
+    """The paper's; the reference's README uses 1e-4."""
+    augmentation: Augmentation = field(default_factory=Augmentation)
+    seed: int = 0
+    """Decides initial weights, order of images and all random views."""
+    device: str = "auto"
+    """`auto` takes a GPU if there is one; else a torch device."""
+    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    """Of the encoder's arithmetic; loss, optimiser and weights are float32. auto: bf16 on a GPU that has it."""
+    workers: int | None = None
+    """Processes that decode and crop. Unset: one a core, at most 16. 0: in the training process."""
+    threads: int | None = None
+    """Cores torch may use. Unset: all that this process may use."""
+    checkpoint_every: int = 500
+    """Steps between checkpoints; one is also written at the end and on Ctrl-C."""
+
+    def __post_init__(self) -> None:
+        positive = ("image_size", "head_layers", "head_out", "epochs", "checkpoint_every")
+        for name in (*positive, "temperature", "base_lr"):
+            if not getattr(self, name) > 0 or not math.isfinite(getattr(self, name)):
+                raise ConfigError(f"{name} ({getattr(self, name):g}) must be above 0.")
+        if self.batch_size is not None and self.batch_size < 2:
+            raise ConfigError(f"batch_size ({self.batch_size}) must be at least 2: an image needs others to differ from.")
+        if not 0 <= self.warmup_fraction < 1:
+            raise ConfigError(f"warmup_fraction ({self.warmup_fraction:g}) must be at least 0 and less than 1.")
+        if not 0 <= self.momentum < 1 or self.weight_decay < 0:
+            raise ConfigError("momentum must be at least 0 and less than 1, weight_decay at least 0.")
+        if (self.workers or 0) < 0 or (self.threads or 1) < 1 or self.seed < 0:
+            raise ConfigError("workers and seed must be at least 0, threads at least 1.")
+
+
+def resolve_batch_size(batch_size: int | None, images: int) -> int:
+    """The batch that a set of so many images gets. Raises ConfigError if an explicit one does not fit."""
+    if images < 2:
+        raise ConfigError(f"{images} image is too few: a batch needs at least 2.")
+    if batch_size is None:
+        return min(DEFAULT_BATCH_SIZE, images)
+    if batch_size > images:
+        raise ConfigError(f"batch_size ({batch_size}) is more than the {images} images found. Give at most {images}.")
+    return batch_size
+
+
+def with_settings(config: PretrainConfig, settings: list[str]) -> PretrainConfig:
+    """Apply `KEY=VALUE` texts; VALUE is read as TOML, or as plain text. Raises ConfigError for an unknown key."""
+    for setting in settings:
+        key, equals, text = setting.partition("=")
+        if not equals:
+            raise ConfigError(f"--set {setting}: write it as KEY=VALUE.")
+        try:
+            value = tomllib.loads(f"value = {text}")["value"]
+        except tomllib.TOMLDecodeError:
+            value = text
+        config = _replace(config, key.strip().split("."), value, key)
+    return config
+
+
+def to_toml(config: PretrainConfig) -> str:
+    """Every field that is set. A JSON scalar or list is also a TOML one, so no writer is needed."""
+    plain, tables = [], []
+    for name, value in dataclasses.asdict(config).items():
+        if isinstance(value, dict):
+            tables.append(f"\n[{name}]\n" + "".join(f"{k} = {json.dumps(v)}\n" for k, v in value.items()))
+        elif value is not None:
+            plain.append(f"{name} = {json.dumps(value)}\n")
+    return "".join(plain + tables)
+
+
+def from_toml(text: str, *, where: Path) -> PretrainConfig:
+    """Read what `to_toml` wrote. Raises ConfigError naming the file."""
+    try:
+        values = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as exc:
+        raise ConfigError(f"{where}: is no TOML ({exc}).") from exc
+    config = PretrainConfig(data="")
+    try:
+        for key, value in values.items():
+            for name, inner in value.items() if isinstance(value, dict) else [(None, value)]:
+                path = [key] if name is None else [key, name]
+                config = _replace(config, path, inner, ".".join(path))
+    except ConfigError as exc:
+        raise ConfigError(f"{where}: {exc}") from exc
+    return config
+
+
+def _replace(config: Any, path: list[str], value: Any, key: str) -> Any:
+    """A copy of a dataclass with one field, perhaps in a nested one, set to a checked value."""
+    hints = get_type_hints(type(config))
+    name = path[0]
+    if name not in hints:
+        known = [*hints, *(f"augmentation.{f.name}" for f in dataclasses.fields(Augmentation))]
+        near = difflib.get_close_matches(key, known, n=1) or [k for k in known if k.endswith(f".{key}")]
+        hint = f" Did you mean {near[0]}?" if near else f" Known: {', '.join(hints)}."
+        raise ConfigError(f"{key}: no such setting.{hint}")
+    if dataclasses.is_dataclass(hints[name]):
+        if len(path) == 1:
+            raise ConfigError(f"{key}: set one of its parts, such as {key}.{next(iter(get_type_hints(hints[name])))}.")
+        return dataclasses.replace(config, **{name: _replace(getattr(config, name), path[1:], value, key)})
+    if len(path) > 1:
+        raise ConfigError(f"{key}: {name} has no parts.")
+    return dataclasses.replace(config, **{name: _checked(hints[name], value, key)})
+
+
+def _checked(kind: Any, value: Any, key: str) -> Any:
+    """`value` as the annotated type, or ConfigError."""
+    if get_origin(kind) is Literal:
+        if value not in get_args(kind):
+            raise ConfigError(f"{key}: {value!r} is not one of {', '.join(get_args(kind))}.")
+        return value
+    if get_origin(kind) in (Union, types.UnionType):
+        kind = next(option for option in get_args(kind) if option is not type(None))
+    if get_origin(kind) is tuple:
+        if not isinstance(value, (list, tuple)) or len(value) != len(get_args(kind)):
+            raise ConfigError(f"{key}: {value!r} is not a list of {len(get_args(kind))} numbers.")
+        return tuple(_checked(part, item, key) for part, item in zip(get_args(kind), value, strict=True))
+    if kind is float and type(value) is int:
+        return float(value)
+    if kind is str and not isinstance(value, str):
+        value = str(value)
+    if type(value) is not kind:
+        names = {int: "a whole number", float: "a number", bool: "true or false"}
+        raise ConfigError(f"{key}: {value!r} is not {names.get(kind, kind.__name__)}.")
+    return value

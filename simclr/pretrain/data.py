@@ -1,0 +1,135 @@
+"""Image files -> batches of crops, in an order that (seed, step) alone decides.
+
+Each epoch is a fresh permutation, and batches run on across the ends of epochs: step s takes places
+s*B .. (s+1)*B of the endless sequence of permutations. So a resumed run needs only its step.
+"""
+
+import signal
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, Sampler
+
+from simclr.errors import ImageError
+from simclr.images import decode
+from simclr.pretrain.config import Augmentation
+from simclr.pretrain.views import crop, crop_box, draw
+from simclr.sources import read
+
+_SLICE = 256
+"""Images that one worker handles at a time: small enough to spread a batch of 4096 over the workers."""
+
+
+@dataclass(frozen=True)
+class Crops:
+    """Two crops of each image of a slice."""
+
+    pixels: Tensor
+    """(2, images, size, size, 3) uint8."""
+    unreadable: list[tuple[str, str]]
+    """Path and reason of files that another image stood in for."""
+
+    def pin_memory(self) -> "Crops":
+        """Called by the loader, so that copies to a GPU need not wait."""
+        return Crops(self.pixels.pin_memory(), self.unreadable)
+
+
+@lru_cache(maxsize=2)
+def _permutation(seed: int, epoch: int, images: int) -> NDArray[np.int64]:
+    return np.random.Generator(np.random.PCG64(np.random.SeedSequence([seed, epoch, 0x0D0E]))).permutation(images)
+
+
+def image_at(place: int, *, seed: int, images: int) -> int:
+    """Index of the image at a place of the endless sequence."""
+    epoch, within = divmod(place, images)
+    return int(_permutation(seed, epoch, images)[within])
+
+
+class TwoCrops(Dataset[Crops]):
+    """Maps (step, start, stop) to the crops of images start..stop of that step's batch.
+
+    A file that cannot be read is replaced by the next image that can, so that batches keep their size, and is
+    reported. Raises ImageError if no image can be read.
+    """
+
+    def __init__(
+        self, root: Path, paths: list[str], *, seed: int, batch_size: int, size: int, augmentation: Augmentation
+    ) -> None:
+        self.root, self.paths = root, np.array(paths)  # one array, not a million objects in every worker
+        self.seed, self.batch_size, self.size, self.augmentation = seed, batch_size, size, augmentation
+
+    def __getitem__(self, item: tuple[int, int, int]) -> Crops:
+        step, start, stop = item
+        draws = draw(self.seed, step, batch_size=self.batch_size, augmentation=self.augmentation)
+        pixels = np.empty((2, stop - start, self.size, self.size, 3), np.uint8)
+        unreadable: list[tuple[str, str]] = []
+        for row in range(start, stop):
+            place = step * self.batch_size + row
+            self._fill(pixels[:, row - start], place, draws.crop[[row, row + self.batch_size]], unreadable)
+        return Crops(torch.from_numpy(pixels), unreadable)
+
+    def _fill(
+        self,
+        views: NDArray[np.uint8],
+        place: int,
+        numbers: NDArray[np.float32],
+        unreadable: list[tuple[str, str]],
+    ) -> None:
+        """Both crops of the image at `place`, or of the first readable one after it in the listing."""
+        first = image_at(place, seed=self.seed, images=len(self.paths))
+        for offset in range(len(self.paths)):
+            path = str(self.paths[(first + offset) % len(self.paths)])
+            try:
+                image = decode(read(self.root, path)).image
+            except ImageError as exc:
+                unreadable.append((path, str(exc)))
+                continue
+            a = self.augmentation
+            for view, u in zip(views, numbers, strict=True):
+                box = crop_box(*image.size, u, crop_min=a.crop_min, crop_ratio=a.crop_ratio)
+                view[:] = crop(image, box, self.size)
+            return
+        raise ImageError(f"{self.root}: none of its {len(self.paths)} images can be read ({unreadable[0][1]}).")
+
+
+class _Slices(Sampler[tuple[int, int, int]]):
+    def __init__(self, steps: range, batch_size: int) -> None:
+        self.steps, self.batch_size = steps, batch_size
+
+    def __iter__(self) -> Iterator[tuple[int, int, int]]:
+        for step in self.steps:
+            for start in range(0, self.batch_size, _SLICE):
+                yield step, start, min(start + _SLICE, self.batch_size)
+
+
+def _ignore_ctrl_c(_: int) -> None:
+    """The terminal sends Ctrl-C to workers too; the training process alone decides when to stop."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
+def batches(dataset: TwoCrops, *, steps: range, workers: int, pin: bool) -> Iterator[Crops]:
+    """The whole batch of each step, in order; `pixels` is (2, B, size, size, 3)."""
+    loader = DataLoader(
+        dataset,
+        batch_size=None,
+        sampler=_Slices(steps, dataset.batch_size),
+        num_workers=workers,
+        pin_memory=pin,
+        prefetch_factor=4 if workers else None,
+        worker_init_fn=_ignore_ctrl_c,
+    )
+    parts: list[Crops] = []
+    gathered = 0
+    for part in loader:
+        parts.append(part)
+        gathered += part.pixels.shape[1]
+        if gathered == dataset.batch_size:
+            pixels = parts[0].pixels if len(parts) == 1 else torch.cat([p.pixels for p in parts], dim=1)
+            yield Crops(pixels, [entry for p in parts for entry in p.unreadable])
+            parts, gathered = [], 0

@@ -1,0 +1,39 @@
+"""SimCLR: an encoder with its projection head.
+
+Shape letters: V = views, C, H, W = channels, height, width; F = encoder width, D = projection width.
+"""
+
+from torch import Tensor, nn
+
+
+class SimCLR(nn.Module):
+    """Views (V, C, H, W) -> projections (V, D). Both views of all images go through one forward."""
+
+    def __init__(self, encoder: nn.Module, *, width: int, layers: int = 2, out: int = 128) -> None:
+        super().__init__()
+        self.encoder = encoder
+        self.head = projection_head(width, layers=layers, out=out)
+
+    def forward(self, views_VCHW: Tensor) -> Tensor:
+        projections_VD: Tensor = self.head(self.encoder(views_VCHW))
+        return projections_VD
+
+
+def projection_head(width: int, *, layers: int, out: int) -> nn.Sequential:
+    """Features (V, width) -> projections (V, out), as in google-research/simclr, model_util.py.
+
+    Each layer is linear without bias, then batch norm; hidden layers keep the encoder's width and end in ReLU,
+    the last has no ReLU and its batch norm no shift. Linear weights start from N(0, 0.01).
+    """
+    head = nn.Sequential()
+    for layer in range(layers):
+        last = layer == layers - 1
+        linear = nn.Linear(width, out if last else width, bias=False)
+        nn.init.normal_(linear.weight, std=0.01)
+        norm = nn.BatchNorm1d(linear.out_features)
+        if last:
+            norm.register_parameter("bias", None)
+            head.extend([linear, norm])
+        else:
+            head.extend([linear, norm, nn.ReLU(inplace=True)])
+    return head

@@ -1,0 +1,182 @@
+"""One image -> two random views (Chen et al. 2020, appendix A).
+
+Shape letters: B = images in the batch, V = 2B views (all first views, then all second), C, H, W.
+
+`draw` makes every random number of a global batch from (seed, step) alone, so that the same step gives the same
+views whatever the number of workers or processes, and after a resume. The rest is pure: `crop_box` and `crop`
+work on one decoded image, in a worker; `recolour` works on whole batches, on the training device.
+"""
+
+import math
+from dataclasses import dataclass, fields
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from torch import Tensor
+
+from simclr.pretrain.config import Augmentation
+
+_ATTEMPTS = 10
+"""Random crops tried before the centre one (torchvision RandomResizedCrop)."""
+_LUMA = (0.299, 0.587, 0.114)
+"""ITU-R 601 weights of R, G, B, as Pillow and torchvision use them."""
+
+
+@dataclass(frozen=True)
+class Draws:
+    """The random numbers of V views, as float32 arrays with one row a view."""
+
+    crop: NDArray[np.float32]
+    """(V, attempts, 4) in 0..1: area, aspect, left, top."""
+    flip: NDArray[np.bool_]
+    jitter: NDArray[np.bool_]
+    factors: NDArray[np.float32]
+    """(V, 4): brightness, contrast, saturation as factors; hue as a share of the circle."""
+    order: NDArray[np.int64]
+    """(V, 4): which of the four comes first, second, ..."""
+    gray: NDArray[np.bool_]
+    blur: NDArray[np.bool_]
+    sigma: NDArray[np.float32]
+    """(V,) pixels."""
+
+    def rows(self, start: int, stop: int) -> "Draws":
+        """The numbers of views start..stop."""
+        return Draws(**{f.name: getattr(self, f.name)[start:stop] for f in fields(self)})
+
+
+def draw(seed: int, step: int, *, batch_size: int, augmentation: Augmentation) -> Draws:
+    """All random numbers of one batch."""
+    rng = np.random.Generator(np.random.PCG64(np.random.SeedSequence([seed, step, 0x51EC])))
+    v, a = 2 * batch_size, augmentation
+    swing = np.float32([0.8, 0.8, 0.8, 0.2]) * np.float32(a.strength)
+    offset = rng.uniform(-1, 1, (v, 4)).astype(np.float32) * swing
+    return Draws(
+        crop=rng.random((v, _ATTEMPTS, 4), dtype=np.float32),
+        flip=rng.random(v) < a.flip,
+        jitter=rng.random(v) < a.jitter,
+        factors=offset + np.float32([1, 1, 1, 0]),
+        order=np.argsort(rng.random((v, 4)), axis=1),
+        gray=rng.random(v) < a.grayscale,
+        blur=rng.random(v) < a.blur,
+        sigma=rng.uniform(*a.blur_sigma, v).astype(np.float32),
+    )
+
+
+def crop_box(
+    width: int, height: int, u: NDArray[np.float32], *, crop_min: float, crop_ratio: float
+) -> tuple[int, int, int, int]:
+    """Left, top, right, bottom of a random crop; `u` is (attempts, 4) in 0..1.
+
+    The first attempt that fits is taken, else the centre in the nearest allowed ratio (torchvision
+    RandomResizedCrop; the reference's `min_object_covered` of the whole image has the same effect).
+    """
+    for area, aspect, left, top in u.tolist():
+        target = width * height * (crop_min + area * (1 - crop_min))
+        ratio = math.exp((2 * aspect - 1) * math.log(crop_ratio))
+        w, h = round(math.sqrt(target * ratio)), round(math.sqrt(target / ratio))
+        if 0 < w <= width and 0 < h <= height:
+            x, y = int(left * (width - w + 1)), int(top * (height - h + 1))
+            return x, y, x + w, y + h
+    ratio = min(max(width / height, 1 / crop_ratio), crop_ratio)
+    w, h = min(width, round(height * ratio)), min(height, round(width / ratio))
+    x, y = (width - w) // 2, (height - h) // 2
+    return x, y, x + max(w, 1), y + max(h, 1)
+
+
+def crop(image: Image.Image, box: tuple[int, int, int, int], size: int) -> NDArray[np.uint8]:
+    """Crop and resize (bicubic, antialiased) to (size, size, 3)."""
+    return np.asarray(image.resize((size, size), Image.Resampling.BICUBIC, box=box))
+
+
+def recolour(crops_VHWC: Tensor, draws: Draws, *, kernel_share: float = 0.1) -> Tensor:
+    """uint8 crops (V, H, W, C) -> float32 views (V, C, H, W) in 0..1: flip, jitter, grayscale, blur.
+
+    Runs on the device of `crops_VHWC`; row i of `draws` belongs to row i.
+    """
+    device = crops_VHWC.device
+    views = crops_VHWC.permute(0, 3, 1, 2).float().div_(255).contiguous()
+    views = torch.where(_rows(draws.flip, device)[:, None, None, None], views.flip(-1), views)
+    _jitter_(views, draws)
+    gray = _rows(np.flatnonzero(draws.gray), device)
+    views[gray] = _luminance(views[gray]).expand(-1, 3, -1, -1)
+    if (blurred := _rows(np.flatnonzero(draws.blur), device)).numel():
+        sigma = torch.from_numpy(draws.sigma).to(device)[blurred]
+        radius = int(views.shape[-2] * kernel_share) // 2
+        views[blurred] = gaussian_blur(views[blurred], sigma, radius=radius)
+    return views.clamp_(0, 1)
+
+
+def _jitter_(views: Tensor, draws: Draws) -> None:
+    """Brightness, contrast, saturation and hue, each view in its own order, clipped after each."""
+    operations = (brightness, contrast, saturation, shift_hue)
+    for place in range(len(operations)):
+        for index, operation in enumerate(operations):
+            chosen = np.flatnonzero(draws.jitter & (draws.order[:, place] == index))
+            if len(chosen):
+                rows = _rows(chosen, views.device)
+                factor = _rows(draws.factors[chosen, index], views.device)[:, None, None, None]
+                views[rows] = operation(views[rows], factor)
+
+
+def brightness(views: Tensor, factor: Tensor) -> Tensor:
+    return (views * factor).clamp_(0, 1)
+
+
+def contrast(views: Tensor, factor: Tensor) -> Tensor:
+    """Away from, or towards, the mean luminance of the whole view."""
+    return torch.lerp(_luminance(views).mean((-2, -1), keepdim=True), views, factor).clamp_(0, 1)
+
+
+def saturation(views: Tensor, factor: Tensor) -> Tensor:
+    return torch.lerp(_luminance(views), views, factor).clamp_(0, 1)
+
+
+def shift_hue(views: Tensor, turn: Tensor) -> Tensor:
+    """Turn the hue by a share of the circle, through HSV."""
+    high, low = views.amax(1, keepdim=True), views.amin(1, keepdim=True)
+    chroma = high - low
+    safe = torch.where(chroma > 0, chroma, 1)
+    r, g, b = views.split(1, dim=1)
+    sixth = torch.where(
+        high == r, (g - b) / safe, torch.where(high == g, 2 + (b - r) / safe, 4 + (r - g) / safe)
+    )
+    sixth = (sixth + 6 * turn) % 6
+    # channel = high - chroma * clamp(min(k, 4 - k), 0, 1) with k = (n + hue/60) mod 6 (Smith 1978)
+    offset = views.new_tensor([5.0, 3.0, 1.0]).view(1, 3, 1, 1)
+    k = (sixth + offset) % 6
+    return high - chroma * torch.minimum(k, 4 - k).clamp_(0, 1)
+
+
+def gaussian_blur(views: Tensor, sigma: Tensor, *, radius: int) -> Tensor:
+    """A Gaussian of its own width for each view, mirrored at the border; radius in pixels.
+
+    Both directions are products with a banded matrix, which for many different kernels beats a grouped
+    convolution on CPU and GPU alike.
+    """
+    radius = min(radius, views.shape[-1] - 1, views.shape[-2] - 1)
+    if radius < 1:
+        return views
+    rows = _blur_matrix(sigma, views.shape[-2], radius)[:, None]
+    columns = _blur_matrix(sigma, views.shape[-1], radius)[:, None]
+    return rows @ views @ columns.transpose(-1, -2)
+
+
+def _blur_matrix(sigma: Tensor, size: int, radius: int) -> Tensor:
+    """(V,) -> (V, size, size): row i holds the kernel around i, folded back at both ends."""
+    offset = torch.arange(-radius, radius + 1, device=sigma.device)
+    kernel = torch.exp(-0.5 * (offset / sigma[:, None]) ** 2)
+    kernel = kernel / kernel.sum(1, keepdim=True)
+    source = (torch.arange(size, device=sigma.device)[:, None] + offset).abs()
+    source = torch.where(source >= size, 2 * (size - 1) - source, source)
+    matrix = sigma.new_zeros(len(sigma), size, size)
+    return matrix.scatter_add_(2, source.expand(len(sigma), -1, -1), kernel[:, None].expand(-1, size, -1))
+
+
+def _luminance(views: Tensor) -> Tensor:
+    return (views * views.new_tensor(_LUMA).view(1, 3, 1, 1)).sum(1, keepdim=True)
+
+
+def _rows(values: NDArray[np.generic], device: torch.device) -> Tensor:
+    return torch.from_numpy(values).to(device)
