@@ -11,7 +11,6 @@ Each carries the identity of its parent. No torch, no faiss: these are small JSO
 import hashlib
 import json
 import os
-import types
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, fields, is_dataclass
 from pathlib import Path
@@ -50,7 +49,8 @@ class Artifact:
         if version != FORMAT:
             raise ArtifactError(f"{path}: format {version}, but this simclr reads {FORMAT}. Write it again.")
         try:
-            return _build(cls, values)
+            built: Self = _build(cls, values)
+            return built
         except (KeyError, TypeError, ValueError) as exc:
             raise ArtifactError(f"{path}: damaged ({exc}). Write it again.") from exc
 
@@ -196,7 +196,7 @@ def _build(cls: Any, value: Any) -> Any:
         return tuple(_build(get_args(cls)[0], item) for item in value)
     if get_origin(cls) is dict:
         return {key: _build(get_args(cls)[1], item) for key, item in value.items()}
-    if isinstance(cls, type) and not isinstance(cls, types.GenericAlias):
+    if cls in (str, int, float, bool):
         accepted = (int, float) if cls is float else cls
         if not isinstance(value, accepted) or (cls is int and isinstance(value, bool)):
             raise TypeError(f"{value!r} is no {cls.__name__}")

@@ -62,16 +62,19 @@ def default_recipe(name: str, *, image_size: int | None = None) -> Recipe:
 
     Small images are used whole, as in the reference's CIFAR-10 setting.
     """
-    config = timm.get_pretrained_cfg(name)
-    side = config.input_size[-1] if config else 224
-    size = image_size or side
-    own_crop = config is not None and size == side
+    documented = timm.get_pretrained_cfg(name)
+    if documented is None:
+        return Recipe(size=image_size or Recipe.size)
+    size = image_size or int(documented.input_size[-1])
+    elsewhere = 1.0 if size <= SMALL_IMAGE else Recipe.crop
+    mean, std = tuple(documented.mean), tuple(documented.std)
+    assert len(mean) == len(std) == 3
     return Recipe(
         size=size,
-        crop=float(config.crop_pct) if own_crop else (1.0 if size <= SMALL_IMAGE else 0.875),
-        interpolation=config.interpolation if config and config.interpolation == "bilinear" else "bicubic",
-        mean=tuple(config.mean) if config else (0.485, 0.456, 0.406),
-        std=tuple(config.std) if config else (0.229, 0.224, 0.225),
+        crop=float(documented.crop_pct) if size == documented.input_size[-1] else elsewhere,
+        interpolation="bilinear" if documented.interpolation == "bilinear" else "bicubic",
+        mean=mean,
+        std=std,
     )
 
 
@@ -86,7 +89,9 @@ def feature_width(encoder: nn.Module, size: int) -> int:
     finally:
         encoder.train(training)
     if features.ndim != 2:
-        raise ConfigError(f"this encoder gives features of shape {tuple(features.shape)}, not (batch, width).")
+        raise ConfigError(
+            f"this encoder gives features of shape {tuple(features.shape)}, not (batch, width)."
+        )
     return int(features.shape[1])
 
 
@@ -114,7 +119,9 @@ def load_encoder(folder: Path) -> tuple[nn.Module, EncoderInfo]:
     path = folder / WEIGHTS_FILE
     load_weights(encoder, path)
     if weights_sha256(encoder.state_dict()) != info.weights_sha256:
-        raise ArtifactError(f"{path}: does not match {INFO_FILE} beside it. Run `simclr pretrain --resume` again.")
+        raise ArtifactError(
+            f"{path}: does not match {INFO_FILE} beside it. Run `simclr pretrain --resume` again."
+        )
     return encoder.eval(), info
 
 
@@ -135,8 +142,12 @@ def load_weights(encoder: nn.Module, path: Path) -> None:
     missing = sorted(own.keys() - state.keys())
     wrong = sorted(name for name in own.keys() & state.keys() if own[name].shape != state[name].shape)
     if missing or wrong:
-        example = f"{missing[0]} is missing" if missing else f"{wrong[0]} has shape {tuple(state[wrong[0]].shape)}"
-        raise ArtifactError(f"{path}: weights of another architecture ({example}). Name theirs with --encoder.")
+        example = (
+            f"{missing[0]} is missing" if missing else f"{wrong[0]} has shape {tuple(state[wrong[0]].shape)}"
+        )
+        raise ArtifactError(
+            f"{path}: weights of another architecture ({example}). Name theirs with --encoder."
+        )
     encoder.load_state_dict({name: state[name] for name in own})
 
 

@@ -12,6 +12,7 @@ from io import BytesIO
 from typing import Any, NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 from PIL import Image, ImageCms, UnidentifiedImageError
 
 from simclr.errors import ImageError
@@ -96,12 +97,18 @@ def decode(data: bytes, *, enough: Callable[[int, int], int] | None = None) -> P
             width, height = image.size
             if width * height > PIXEL_LIMIT:
                 raise ImageError(f"too large: {width}x{height} is above the limit of {PIXEL_LIMIT:,} pixels")
-            if kind != "JPEG":  # a PNG's getexif() loads the pixels, and must not be the one to meet the damage
+            if (
+                kind != "JPEG"
+            ):  # a PNG's getexif() loads the pixels, and must not be the one to meet the damage
                 image.load()
             orientation = _orientation(image)
             if orientation >= 5:  # lying on its side
                 width, height = height, width
-            rgb = _jpeg(data, image, enough(width, height) if enough else None) if kind == "JPEG" else _rgb(image)
+            rgb = (
+                _jpeg(data, image, enough(width, height) if enough else None)
+                if kind == "JPEG"
+                else _rgb(image)
+            )
             turn = _UPRIGHT.get(orientation)
             return Picture(rgb.transpose(turn) if turn else rgb, width, height)
     except ImageError:
@@ -110,7 +117,9 @@ def decode(data: bytes, *, enough: Callable[[int, int], int] | None = None) -> P
         raise ImageError(f"too large: above the limit of {PIXEL_LIMIT:,} pixels") from exc
     except UnidentifiedImageError as exc:
         raise ImageError(f"damaged {kind}: its header cannot be read") from exc
-    except Exception as exc:  # decoders of damaged data raise anything: struct.error, KeyError, MemoryError, ...
+    except (
+        Exception
+    ) as exc:  # decoders of damaged data raise anything: struct.error, KeyError, MemoryError, ...
         raise ImageError(f"damaged {kind}: {str(exc) or type(exc).__name__}".replace("\n", " ")) from exc
 
 
@@ -148,12 +157,17 @@ def _rgb(image: Image.Image) -> Image.Image:
     image.load()
     if image.mode.startswith("I;16"):
         return _grey(np.asarray(image).astype(np.float32) / 257)
-    if image.mode in ("I", "F"):  # no fixed range: 0..255 is kept, anything else is stretched from its extremes
+    if image.mode in (
+        "I",
+        "F",
+    ):  # no fixed range: 0..255 is kept, anything else is stretched from its extremes
         values = np.nan_to_num(np.asarray(image, dtype=np.float32))
         low, high = float(values.min()), float(values.max())
         if low >= 0 and 255 < high <= 65535 and image.mode == "I":
             return _grey(values / 257)
-        return _grey(values if 0 <= low and 1 < high <= 255 else (values - low) * (255 / max(high - low, 1e-12)))
+        return _grey(
+            values if 0 <= low and 1 < high <= 255 else (values - low) * (255 / max(high - low, 1e-12))
+        )
     if image.mode == "LAB":
         srgb = ImageCms.createProfile("sRGB")
         turned = ImageCms.profileToProfile(image, ImageCms.createProfile("LAB"), srgb, outputMode="RGB")
@@ -166,7 +180,7 @@ def _rgb(image: Image.Image) -> Image.Image:
     return image.convert("RGB")
 
 
-def _grey(values: np.ndarray[Any, np.dtype[np.float32]]) -> Image.Image:
+def _grey(values: NDArray[np.floating[Any]]) -> Image.Image:
     return Image.fromarray(np.clip(np.rint(values), 0, 255).astype(np.uint8)).convert("RGB")
 
 
@@ -177,4 +191,3 @@ def _register_heif() -> None:
         raise ImageError("HEIC needs pillow-heif. Run: pip install 'simclr-toolkit[heif]'") from None
     if "HEIF" not in Image.OPEN:
         pillow_heif.register_heif_opener()
-

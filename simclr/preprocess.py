@@ -33,7 +33,9 @@ class Recipe:
 
     def __post_init__(self) -> None:
         if self.interpolation not in _FILTERS:
-            raise ConfigError(f"interpolation {self.interpolation!r} is unknown. Use one of: {', '.join(_FILTERS)}.")
+            raise ConfigError(
+                f"interpolation {self.interpolation!r} is unknown. Use one of: {', '.join(_FILTERS)}."
+            )
         if self.size < 1 or not 0 < self.crop <= 1:
             raise ConfigError(f"size {self.size} must be at least 1 and crop {self.crop:g} in (0, 1].")
 
@@ -48,7 +50,9 @@ class Recipe:
 
     def apply(self, image: Image.Image) -> NDArray[np.uint8]:
         """An RGB image of any size -> (size, size, 3) uint8."""
-        resized = image.resize((self.size, self.size), _FILTERS[self.interpolation], box=self.box(*image.size))
+        resized = image.resize(
+            (self.size, self.size), _FILTERS[self.interpolation], box=self.box(*image.size)
+        )
         return np.asarray(resized)
 
     def to_dict(self) -> dict[str, Any]:
@@ -59,5 +63,8 @@ class Recipe:
         """Raises ArtifactError where a key is missing or foreign: preprocessing is never guessed."""
         if set(values) != (known := {field.name for field in fields(cls)}):
             odd = sorted(set(values) ^ known)
-            raise ArtifactError(f"preprocessing recipe: missing or unknown {', '.join(odd)}. Export the model again.")
-        return cls(**{k: tuple(v) if isinstance(v, list) else v for k, v in values.items()})
+            raise ArtifactError(
+                f"preprocessing recipe: missing or unknown {', '.join(odd)}. Export the model again."
+            )
+        arguments: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
+        return cls(**arguments)

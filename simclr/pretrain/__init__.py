@@ -11,7 +11,16 @@ if TYPE_CHECKING:
     from simclr.pretrain.schedule import learning_rate
     from simclr.pretrain.train import run
 
-__all__ = ["LARS", "Augmentation", "PretrainConfig", "SimCLR", "lars_groups", "learning_rate", "nt_xent", "run"]
+__all__ = [
+    "LARS",
+    "Augmentation",
+    "PretrainConfig",
+    "SimCLR",
+    "lars_groups",
+    "learning_rate",
+    "nt_xent",
+    "run",
+]
 
 _HOMES = {
     "Augmentation": "config",

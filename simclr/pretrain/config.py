@@ -44,9 +44,13 @@ class Augmentation:
     def __post_init__(self) -> None:
         for name in ("flip", "jitter", "grayscale", "blur"):
             if not 0 <= getattr(self, name) <= 1:
-                raise ConfigError(f"augmentation.{name} ({getattr(self, name):g}) is a probability: give 0 to 1.")
+                raise ConfigError(
+                    f"augmentation.{name} ({getattr(self, name):g}) is a probability: give 0 to 1."
+                )
         if not 0 < self.crop_min <= 1 or self.crop_ratio < 1:
-            raise ConfigError("augmentation.crop_min must be in (0, 1] and augmentation.crop_ratio at least 1.")
+            raise ConfigError(
+                "augmentation.crop_min must be in (0, 1] and augmentation.crop_ratio at least 1."
+            )
         if not 0 <= self.strength <= 1.25:  # above, a factor of 1 - 0.8 * strength would be negative
             raise ConfigError(f"augmentation.strength ({self.strength:g}) must be 0 to 1.25.")
         if not 0 < self.blur_sigma[0] <= self.blur_sigma[1]:
@@ -104,9 +108,13 @@ class PretrainConfig:
             if not getattr(self, name) > 0 or not math.isfinite(getattr(self, name)):
                 raise ConfigError(f"{name} ({getattr(self, name):g}) must be above 0.")
         if self.batch_size is not None and self.batch_size < 2:
-            raise ConfigError(f"batch_size ({self.batch_size}) must be at least 2: an image needs others to differ from.")
+            raise ConfigError(
+                f"batch_size ({self.batch_size}) must be at least 2: an image needs others to differ from."
+            )
         if not 0 <= self.warmup_fraction < 1:
-            raise ConfigError(f"warmup_fraction ({self.warmup_fraction:g}) must be at least 0 and less than 1.")
+            raise ConfigError(
+                f"warmup_fraction ({self.warmup_fraction:g}) must be at least 0 and less than 1."
+            )
         if not 0 <= self.momentum < 1 or self.weight_decay < 0:
             raise ConfigError("momentum must be at least 0 and less than 1, weight_decay at least 0.")
         if (self.workers or 0) < 0 or (self.threads or 1) < 1 or self.seed < 0:
@@ -120,7 +128,9 @@ def resolve_batch_size(batch_size: int | None, images: int) -> int:
     if batch_size is None:
         return min(DEFAULT_BATCH_SIZE, images)
     if batch_size > images:
-        raise ConfigError(f"batch_size ({batch_size}) is more than the {images} images found. Give at most {images}.")
+        raise ConfigError(
+            f"batch_size ({batch_size}) is more than the {images} images found. Give at most {images}."
+        )
     return batch_size
 
 
@@ -177,7 +187,9 @@ def _replace(config: Any, path: list[str], value: Any, key: str) -> Any:
         raise ConfigError(f"{key}: no such setting.{hint}")
     if dataclasses.is_dataclass(hints[name]):
         if len(path) == 1:
-            raise ConfigError(f"{key}: set one of its parts, such as {key}.{next(iter(get_type_hints(hints[name])))}.")
+            raise ConfigError(
+                f"{key}: set one of its parts, such as {key}.{next(iter(get_type_hints(hints[name])))}."
+            )
         return dataclasses.replace(config, **{name: _replace(getattr(config, name), path[1:], value, key)})
     if len(path) > 1:
         raise ConfigError(f"{key}: {name} has no parts.")

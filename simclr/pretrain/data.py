@@ -42,7 +42,9 @@ class Crops:
 
 @lru_cache(maxsize=2)
 def _permutation(seed: int, epoch: int, images: int) -> NDArray[np.int64]:
-    return np.random.Generator(np.random.PCG64(np.random.SeedSequence([seed, epoch, 0x0D0E]))).permutation(images)
+    return np.random.Generator(np.random.PCG64(np.random.SeedSequence([seed, epoch, 0x0D0E]))).permutation(
+        images
+    )
 
 
 def image_at(place: int, *, seed: int, images: int) -> int:
@@ -59,7 +61,14 @@ class TwoCrops(Dataset[Crops]):
     """
 
     def __init__(
-        self, root: Path, paths: list[str], *, seed: int, batch_size: int, size: int, augmentation: Augmentation
+        self,
+        root: Path,
+        paths: list[str],
+        *,
+        seed: int,
+        batch_size: int,
+        size: int,
+        augmentation: Augmentation,
     ) -> None:
         self.root, self.paths = root, np.array(paths)  # one array, not a million objects in every worker
         self.seed, self.batch_size, self.size, self.augmentation = seed, batch_size, size, augmentation
@@ -95,7 +104,9 @@ class TwoCrops(Dataset[Crops]):
                 box = crop_box(*image.size, u, crop_min=a.crop_min, crop_ratio=a.crop_ratio)
                 view[:] = crop(image, box, self.size)
             return
-        raise ImageError(f"{self.root}: none of its {len(self.paths)} images can be read ({unreadable[0][1]}).")
+        raise ImageError(
+            f"{self.root}: none of its {len(self.paths)} images can be read ({unreadable[0][1]})."
+        )
 
 
 class _Slices(Sampler[tuple[int, int, int]]):

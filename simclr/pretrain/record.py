@@ -61,7 +61,9 @@ def write_report(folder: Path, *, title: str, settings: str, note: Callable[[str
     try:
         from matplotlib.figure import Figure
     except ImportError:
-        note("matplotlib is not installed, so there is no report.html. Run: pip install 'simclr-toolkit[train]'")
+        note(
+            "matplotlib is not installed, so there is no report.html. Run: pip install 'simclr-toolkit[train]'"
+        )
         return
     metrics = read_metrics(folder)
     steps = [line["step"] for line in metrics]
@@ -91,6 +93,8 @@ def _tensorboard(folder: Path, first_step: int, note: Callable[[str], None]) -> 
     try:
         from torch.utils.tensorboard import SummaryWriter
     except ImportError:
-        note("tensorboard is not installed, so no events are written. Run: pip install 'simclr-toolkit[train]'")
+        note(
+            "tensorboard is not installed, so no events are written. Run: pip install 'simclr-toolkit[train]'"
+        )
         return None
-    return SummaryWriter(str(folder / "tensorboard"), purge_step=first_step)  # type: ignore[no-untyped-call]
+    return SummaryWriter(str(folder / "tensorboard"), purge_step=first_step)

@@ -4,15 +4,12 @@ Takes a PretrainConfig and gives a run folder: config.toml, metrics.jsonl, Tenso
 checkpoints/, encoder.safetensors and encoder.json. Reads top to bottom.
 """
 
-import contextlib
 import dataclasses
 import datetime
 import hashlib
 import math
-import signal
-import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -41,6 +38,7 @@ from simclr.pretrain.record import Recorder, write_report
 from simclr.pretrain.schedule import learning_rate, peak_learning_rate, total_steps, warmup_steps
 from simclr.pretrain.views import draw, recolour
 from simclr.sources import list_images
+from simclr.stopping import stop_requests
 
 CONFIG_FILE = "config.toml"
 RUNS = Path("runs")
@@ -87,7 +85,7 @@ def run(
         load_weights(encoder, Path(config.weights))
     width = feature_width(encoder, config.image_size)
     model = SimCLR(encoder, width=width, layers=config.head_layers, out=config.head_out)
-    model.to(device, memory_format=torch.channels_last).train()
+    model.to(device).to(memory_format=torch.channels_last).train()
     optimizer = LARS(lars_groups(model, weight_decay=config.weight_decay), lr=0.0, momentum=config.momentum)
 
     assert config.batch_size is not None
@@ -102,7 +100,9 @@ def run(
     if resume and (newest := latest_checkpoint(folder / "checkpoints")):
         state = load_checkpoint(newest)
         if state.data_sha256 != data_sha256:
-            raise ConfigError(f"{data}: its images are not those that {folder} was started on. Restore them, or use a new --out.")
+            raise ConfigError(
+                f"{data}: its images are not those that {folder} was started on. Restore them, or use a new --out."
+            )
         model.load_state_dict(state.model)
         optimizer.load_state_dict(state.optimizer)
         first = state.step
@@ -110,7 +110,9 @@ def run(
             note(f"{folder} is finished: {steps} of {steps} steps done")
             return folder
         note(f"resuming at step {first}")
-    write_atomically(folder / CONFIG_FILE, lambda temporary: temporary.write_text(to_toml(config), encoding="utf-8"))
+    write_atomically(
+        folder / CONFIG_FILE, lambda temporary: temporary.write_text(to_toml(config), encoding="utf-8")
+    )
 
     recipe = default_recipe(config.encoder, image_size=config.image_size)
     mean = torch.tensor(recipe.mean, device=device).view(1, 3, 1, 1)
@@ -164,7 +166,7 @@ def run(
     loader = batches(dataset, steps=range(first, steps), workers=workers, pin=device.type == "cuda")
     step = saved = first
     try:
-        with _stop_at_step_end() as stop:
+        with stop_requests() as stop:
             started = time.perf_counter()
             for step in range(first, steps):
                 crops = next(loader)
@@ -182,7 +184,7 @@ def run(
                     z1, z2 = model(views).chunk(2)
                 loss = nt_xent(z1, z2, temperature=config.temperature)
                 optimizer.zero_grad(set_to_none=True)
-                loss.backward()
+                torch.autograd.backward(loss)
                 optimizer.step()
                 now = time.perf_counter()
                 pending.append((step, lr, loss.detach(), contrastive_top1(z1, z2), now - started))
@@ -194,7 +196,9 @@ def run(
                 if stop.is_set():
                     if saved != step + 1:
                         save(step + 1)
-                    note(f"stopped after step {step + 1} of {steps}. Go on with: simclr pretrain --resume --out {folder}")
+                    note(
+                        f"stopped after step {step + 1} of {steps}. Go on with: simclr pretrain --resume --out {folder}"
+                    )
                     raise KeyboardInterrupt
             if saved != steps:
                 save(steps)
@@ -257,7 +261,9 @@ def _claim(folder: Path, config: PretrainConfig, *, resume: bool) -> None:
         if f.name not in _FREE_TO_CHANGE and getattr(before, f.name) != getattr(config, f.name)
     ]
     if changed:
-        raise ConfigError(f"{folder}: was started with other settings ({'; '.join(changed)}). Resume without them, or use another --out.")
+        raise ConfigError(
+            f"{folder}: was started with other settings ({'; '.join(changed)}). Resume without them, or use another --out."
+        )
 
 
 def saved_config(folder: Path) -> PretrainConfig | None:
@@ -276,24 +282,3 @@ def newest_run(runs: Path = RUNS) -> Path:
 
 def _step_seed(seed: int, step: int) -> int:
     return int.from_bytes(hashlib.sha256(f"{seed} {step}".encode()).digest()[:7])
-
-
-@contextlib.contextmanager
-def _stop_at_step_end() -> Iterator[threading.Event]:
-    """Sets the event on Ctrl-C or SIGTERM; a second one interrupts at once. Only the main thread gets signals."""
-    stop = threading.Event()
-    if threading.current_thread() is not threading.main_thread():
-        yield stop
-        return
-
-    def on_signal(number: int, frame: object) -> None:
-        if stop.is_set():
-            raise KeyboardInterrupt
-        stop.set()
-
-    before = {number: signal.signal(number, on_signal) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield stop
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)

@@ -50,13 +50,13 @@ def draw(seed: int, step: int, *, batch_size: int, augmentation: Augmentation) -
     """All random numbers of one batch."""
     rng = np.random.Generator(np.random.PCG64(np.random.SeedSequence([seed, step, 0x51EC])))
     v, a = 2 * batch_size, augmentation
-    swing = np.float32([0.8, 0.8, 0.8, 0.2]) * np.float32(a.strength)
-    offset = rng.uniform(-1, 1, (v, 4)).astype(np.float32) * swing
+    swing = np.array([0.8, 0.8, 0.8, 0.2]) * a.strength
+    factors = np.array([1, 1, 1, 0]) + swing * rng.uniform(-1, 1, (v, 4))
     return Draws(
         crop=rng.random((v, _ATTEMPTS, 4), dtype=np.float32),
         flip=rng.random(v) < a.flip,
         jitter=rng.random(v) < a.jitter,
-        factors=offset + np.float32([1, 1, 1, 0]),
+        factors=factors.astype(np.float32),
         order=np.argsort(rng.random((v, 4)), axis=1),
         gray=rng.random(v) < a.grayscale,
         blur=rng.random(v) < a.blur,
@@ -138,7 +138,7 @@ def shift_hue(views: Tensor, turn: Tensor) -> Tensor:
     high, low = views.amax(1, keepdim=True), views.amin(1, keepdim=True)
     chroma = high - low
     safe = torch.where(chroma > 0, chroma, 1)
-    r, g, b = views.split(1, dim=1)
+    r, g, b = views.chunk(3, dim=1)
     sixth = torch.where(
         high == r, (g - b) / safe, torch.where(high == g, 2 + (b - r) / safe, 4 + (r - g) / safe)
     )

@@ -1,0 +1,1 @@
+"""Vectors and labels in, classes and measures out. Runs without torch."""

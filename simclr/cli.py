@@ -1,0 +1,304 @@
+"""One function a verb: parse, call one library function, print. No logic, no heavy import at the top.
+
+Results go to stdout, progress and notes to stderr. Exit codes: 2 usage and settings, 3 a result below its
+threshold, 1 every other failure.
+"""
+
+import json
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+import simclr
+from simclr import progress
+from simclr.errors import ConfigError, ExportMismatch, SimclrError
+
+app = typer.Typer(
+    name="simclr",
+    help="From a folder of unlabelled images to a running visual search.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+
+
+def main() -> None:
+    """The `simclr` command."""
+    # Pillow's remarks about odd files; each file's fate is in skipped.csv
+    warnings.filterwarnings("ignore", module="PIL")
+    app()
+
+
+@contextmanager
+def user_errors(stopped: str = "stopped") -> Iterator[None]:
+    """What a user can mend becomes one line on stderr and its exit code."""
+    try:
+        yield
+    except SimclrError as exc:
+        note(f"error: {exc}")
+        code = 2 if isinstance(exc, ConfigError) else 3 if isinstance(exc, ExportMismatch) else 1
+        raise typer.Exit(code) from exc
+    except KeyboardInterrupt as exc:
+        note(stopped)
+        raise typer.Exit(1) from exc
+
+
+def note(line: str) -> None:
+    typer.echo(line, err=True)
+
+
+def _version(asked: bool) -> None:
+    if asked:
+        typer.echo(simclr.__version__)
+        raise typer.Exit
+
+
+@app.callback()
+def root(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    pass
+
+
+@app.command()
+def demo(
+    out: Annotated[
+        Path, typer.Option(help="Folder for images, run, index and gallery; replaced if a demo made it.")
+    ] = Path("demo"),
+    seed: Annotated[
+        int, typer.Option(min=0, help="Decides the images, the initial weights and the views.")
+    ] = 0,
+) -> None:
+    """Run the whole path on small images it draws itself.
+
+    Example: simclr demo --out demo
+    """
+    from simclr.demo import run_demo
+
+    with user_errors():
+        run_demo(out, seed=seed, say=typer.echo, note=note)
+
+
+@app.command()
+def pretrain(
+    data: Annotated[
+        Path | None, typer.Option(help="Folder of images, searched recursively; its train/ if it has one.")
+    ] = None,
+    out: Annotated[Path | None, typer.Option(help="Run folder.  [default: runs/TIME-ENCODER]")] = None,
+    encoder: Annotated[str | None, typer.Option(help="timm model name.  [default: resnet50]")] = None,
+    image_size: Annotated[int | None, typer.Option(help="Side of a view in pixels.  [default: 224]")] = None,
+    batch_size: Annotated[
+        int | None, typer.Option(help="Images a step.  [default: 4096, or the whole set]")
+    ] = None,
+    epochs: Annotated[int | None, typer.Option(help="[default: 100]")] = None,
+    seed: Annotated[int | None, typer.Option(help="[default: 0]")] = None,
+    weights: Annotated[
+        Path | None, typer.Option(help="Encoder weights to start from.  [default: random]")
+    ] = None,
+    device: Annotated[str | None, typer.Option(help="auto, cpu, cuda, cuda:1, ...  [default: auto]")] = None,
+    settings: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="KEY=VALUE", help="Any other setting; see docs/settings.md."),
+    ] = None,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on from the last checkpoint of --out, or of the newest run.")
+    ] = False,
+) -> None:
+    """Pretrain an encoder with SimCLR on a folder of unlabelled images.
+
+    Example: simclr pretrain --data imagenet/ --out runs/first
+    """
+    with user_errors():
+        from simclr.pretrain.config import PretrainConfig, with_settings
+        from simclr.pretrain.train import newest_run, run, saved_config
+
+        if resume and out is None:
+            out = newest_run()
+            note(f"resuming {out}")
+        config = saved_config(out) if resume and out else None
+        if config is None and data is None:
+            raise ConfigError("--data is missing. Give a folder of images: simclr pretrain --data FOLDER")
+        given: dict[str, Any] = {
+            "data": data,
+            "encoder": encoder,
+            "image_size": image_size,
+            "batch_size": batch_size,
+            "epochs": epochs,
+            "seed": seed,
+            "weights": weights,
+            "device": device,
+        }
+        texts = [
+            f"{key}={json.dumps(str(value) if isinstance(value, Path) else value)}"
+            for key, value in given.items()
+            if value is not None
+        ]
+        config = with_settings(config or PretrainConfig(data=str(data)), texts + (settings or []))
+        with progress.show("pretrain") as update:
+            folder = run(config, out=out, resume=resume, progress=update, note=note)
+    typer.echo(folder)
+    note(f"next: simclr export {folder}")
+
+
+@app.command()
+def export(
+    source: Annotated[
+        str | None,
+        typer.Argument(
+            metavar="[RUN|timm:NAME|WEIGHTS]",
+            help="Run folder, timm model or weights file.  [default: the newest run]",
+        ),
+    ] = None,
+    out: Annotated[Path | None, typer.Option(help="Export folder.  [default: RUN/export]")] = None,
+    encoder: Annotated[str | None, typer.Option(help="timm model name that a weights file is for.")] = None,
+    image_size: Annotated[
+        int | None, typer.Option(min=1, help="Side in pixels, for timm models and weights files.")
+    ] = None,
+    no_pretrained: Annotated[
+        bool, typer.Option("--no-pretrained", help="timm: random weights, the same every time.")
+    ] = False,
+    check: Annotated[
+        Path | None, typer.Option(help="Folder of images to check the exported model on, besides its probe.")
+    ] = None,
+) -> None:
+    """Export an encoder to ONNX and prove that it computes the same.
+
+    Example: simclr export runs/first --check photos/
+    """
+    with user_errors():
+        from simclr.export import export_model
+        from simclr.runtime import Encoder
+
+        if source is None:
+            from simclr.pretrain.train import newest_run
+
+            source = str(newest_run())
+            note(f"exporting {source}")
+        folder = export_model(
+            source, out=out, encoder=encoder, image_size=image_size, pretrained=not no_pretrained, check=check
+        )
+        info = Encoder.open(folder).info
+    for name, file in info.files.items():
+        typer.echo(f"{folder / name}  {file.precision}  {(folder / name).stat().st_size / 1e6:.1f} MB")
+    parity = info.parity
+    batches = ", ".join(map(str, parity["batches"]))
+    typer.echo(
+        f"parity: {parity['images']} images at batch {batches}: smallest cosine {parity['min_cosine']:.7f}"
+    )
+    note(f"next: simclr embed PHOTOS --model {folder} --index out.faiss")
+
+
+@app.command()
+def embed(
+    source: Annotated[list[Path], typer.Argument(help="Folders of images, searched recursively.")],
+    index: Annotated[Path | None, typer.Option(help="Index to write, such as out.faiss.")] = None,
+    store: Annotated[
+        Path | None, typer.Option(help="Store of the vectors.  [default: out.store beside out.faiss]")
+    ] = None,
+    model: Annotated[
+        Path | None, typer.Option(help="Export folder.  [default: the store's own, else the newest export]")
+    ] = None,
+    backend: Annotated[
+        str, typer.Option(help="auto, cpu or cuda. A named backend is used or refused.")
+    ] = "auto",
+) -> None:
+    """Embed folders of images and index them; run it again to bring both in step with the folders.
+
+    Example: simclr embed photos/ --index out.faiss
+    """
+    with user_errors("stopped: finished shards are kept. Run the same command to go on."):
+        if index is None and store is None:
+            raise ConfigError(
+                "--index is missing. Give the index to write: simclr embed FOLDER --index out.faiss"
+            )
+        from simclr.embed.folder import embed_folders
+        from simclr.embed.index import update_index
+        from simclr.embed.store import Store
+        from simclr.runtime import Encoder, newest_export
+
+        store = store or _store_beside(index)
+        if model is None:
+            own = Store.model_of(store)
+            model = own or newest_export()
+            if own is None:
+                note(f"model: {model}")
+        encoder = Encoder.open(model, backend=backend)
+        with progress.show("embed") as update:
+            report = embed_folders(source, store, encoder, model=encoder.folder, progress=update)
+        typer.echo(
+            f"{store}: {report.added} added, {report.changed} changed, {report.kept} unchanged, {report.dropped} dropped, {len(report.skipped)} skipped"
+        )
+        if report.skipped:
+            note(f"skipped files and reasons: {store / 'skipped.csv'}")
+        if not report.added + report.changed + report.kept:
+            note(f"error: none of the images could be embedded. See {store / 'skipped.csv'}.")
+            raise typer.Exit(1)
+        if index is not None:
+            info = update_index(Store.open(store), index)
+            measured = info.measured
+            typer.echo(
+                f"{index}: {info.size} vectors, {info.factory}, recall@10 {measured['recall@10']:.3f}, {measured['latency_ms']:.2f} ms a query"
+            )
+            note(f"next: simclr search {index} IMAGE --html gallery.html")
+
+
+@app.command()
+def search(
+    index: Annotated[Path, typer.Argument(help="Index written by `simclr embed`.")],
+    image: Annotated[list[Path], typer.Argument(help="Images to look for.")],
+    k: Annotated[int, typer.Option("-k", min=1, help="How many neighbours.")] = 10,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON object a line.")] = False,
+    html: Annotated[
+        Path | None, typer.Option(help="Also write a gallery with thumbnails to this file.")
+    ] = None,
+    store: Annotated[
+        Path | None, typer.Option(help="Store of the vectors.  [default: the one the index was built from]")
+    ] = None,
+    model: Annotated[
+        Path | None, typer.Option(help="Export folder.  [default: the copy in the store]")
+    ] = None,
+) -> None:
+    """Print the images most like each IMAGE, best first.
+
+    Example: simclr search out.faiss beach.jpg -k 5
+    """
+    with user_errors():
+        from simclr.embed.search import Index
+
+        opened = Index.open(index, store=store, model=model)
+        if opened.stale:
+            note(
+                f"{index} is older than its store; bring it in step with: simclr embed FOLDER --index {index}"
+            )
+        results = list(zip(map(str, image), opened.search(image, k=k), strict=True))
+        for query, hits in results:
+            if len(results) > 1 and not as_json:
+                typer.echo(f"{query}:")
+            for rank, hit in enumerate(hits, start=1):
+                if as_json:
+                    line = {
+                        "query": query,
+                        "rank": rank,
+                        "id": hit.id,
+                        "path": hit.path,
+                        "similarity": round(hit.similarity, 6),
+                    }
+                    typer.echo(json.dumps(line, ensure_ascii=False))
+                else:
+                    typer.echo(f"{hit.similarity:.3f}  {hit.path}")
+        if html is not None:
+            from simclr.embed.gallery import write_gallery
+
+            write_gallery(html, results, title=f"Most similar in {index.name}")
+            note(f"gallery: {html}")
+
+
+def _store_beside(index: Path | None) -> Path:
+    assert index is not None
+    return index.with_suffix(".store")

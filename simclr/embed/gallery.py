@@ -1,0 +1,85 @@
+"""Search results as one self-contained HTML page with thumbnails. Takes hits, gives text; searches nothing."""
+
+import base64
+import html
+from collections.abc import Sequence
+from io import BytesIO
+from pathlib import Path
+
+from PIL import Image
+
+from simclr.artifacts import write_atomically
+from simclr.embed.search import Hit
+from simclr.errors import ArtifactError, ImageError
+from simclr.images import decode
+
+_THUMBNAIL = 256
+"""Longest side, in pixels."""
+
+_PAGE = """<!doctype html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<title>{title}</title>
+<style>
+:root {{ color-scheme: light dark; }}
+body {{ font: 16px/1.5 system-ui, sans-serif; margin: 2rem auto; max-width: 90rem; padding: 0 1rem; }}
+section {{ border-top: 1px solid color-mix(in srgb, currentColor 20%, transparent); padding: 1rem 0; }}
+.row {{ display: flex; flex-wrap: wrap; gap: .75rem; }}
+figure {{ margin: 0; width: 9rem; }}
+img {{ width: 9rem; height: 9rem; object-fit: contain; background: color-mix(in srgb, currentColor 8%, transparent);
+  border-radius: .4rem; }}
+.query img {{ outline: 3px solid #3b82f6; }}
+.missing {{ display: grid; place-items: center; width: 9rem; height: 9rem; font-size: .8rem; text-align: center; }}
+figcaption {{ font-size: .75rem; overflow-wrap: anywhere; }}
+b {{ font-variant-numeric: tabular-nums; }}
+</style>
+</head>
+<body>
+<h1>{title}</h1>
+{sections}
+</body>
+</html>
+"""
+
+
+def gallery(results: Sequence[tuple[str, Sequence[Hit]]], *, title: str) -> str:
+    """Query paths with their hits -> an HTML page; the query comes first in its row, framed."""
+    sections = "\n".join(
+        '<section><div class="row">'
+        + _figure(query, "query", "query")
+        + "".join(_figure(hit.path, f"{hit.similarity:.3f}", "hit") for hit in hits)
+        + "</div></section>"
+        for query, hits in results
+    )
+    return _PAGE.format(title=html.escape(title), sections=sections)
+
+
+def write_gallery(path: Path, results: Sequence[tuple[str, Sequence[Hit]]], *, title: str) -> None:
+    """Write the page. Raises ArtifactError if the file cannot be written."""
+    page = gallery(results, title=title)
+    try:
+        write_atomically(path, lambda temporary: temporary.write_text(page, encoding="utf-8"))
+    except OSError as exc:
+        raise ArtifactError(f"{path}: cannot be written ({exc.strerror or exc}).") from exc
+
+
+def _figure(path: str, label: str, kind: str) -> str:
+    name = html.escape("/".join(Path(path).parts[-2:]))
+    return (
+        f'<figure class="{kind}" title="{html.escape(path)}">{_image(path, name)}'
+        f"<figcaption><b>{label}</b> {name}</figcaption></figure>"
+    )
+
+
+def _image(path: str, name: str) -> str:
+    try:
+        image = decode(Path(path).read_bytes(), enough=lambda w, h: min(w, h, _THUMBNAIL)).image
+    except (OSError, ImageError):  # moved or damaged since it was embedded: the page says so and goes on
+        return '<div class="missing">image is no longer there</div>'
+    image.thumbnail((_THUMBNAIL, _THUMBNAIL), Image.Resampling.BICUBIC)
+    jpeg = BytesIO()
+    image.save(jpeg, "JPEG", quality=85)
+    encoded = base64.b64encode(jpeg.getvalue()).decode()
+    return f'<img loading="lazy" alt="{name}" src="data:image/jpeg;base64,{encoded}">'

@@ -1,0 +1,64 @@
+"""The graph that is exported: uint8 NHWC RGB in, unit-length float32 out.
+
+Shape letters: N = images, H, W, C, D = embedding width.
+
+Normalisation is inside, so that nobody can apply it twice or not at all. The cast comes before the transpose,
+which NVIDIA's parser refuses on uint8, and `.contiguous()` keeps timm's global pooling free of `as_strided`.
+"""
+
+import torch
+from torch import Tensor, fx, nn
+from torch.nn.utils.fusion import fuse_conv_bn_eval
+
+
+class EncoderGraph(nn.Module):
+    """images (N, H, W, C) uint8 -> embedding (N, D) float32 of unit length."""
+
+    def __init__(self, encoder: nn.Module, *, mean: tuple[float, ...], std: tuple[float, ...]) -> None:
+        super().__init__()
+        self.encoder = fold_bn(encoder.eval())
+        mean_C, std_C = torch.tensor(mean) * 255, torch.tensor(std) * 255
+        self.register_buffer("scale", (1 / std_C).view(1, 3, 1, 1))
+        self.register_buffer("shift", (-mean_C / std_C).view(1, 3, 1, 1))
+        self.eval()
+
+    def forward(self, images: Tensor) -> Tensor:
+        assert isinstance(self.scale, Tensor) and isinstance(self.shift, Tensor)
+        x = images.to(torch.float32).permute(0, 3, 1, 2).contiguous()
+        z = self.encoder(x * self.scale + self.shift)
+        # not F.normalize, which exports an Expand
+        unit: Tensor = z / torch.linalg.vector_norm(z, dim=-1, keepdim=True).clamp_min(1e-12)
+        return unit
+
+
+def fold_bn(encoder: nn.Module) -> nn.Module:
+    """Batch norms that follow a convolution become part of its weights; the encoder is left as found.
+
+    Encoders that torch.fx cannot trace come back unchanged: the exporter's optimiser folds what it can there.
+    """
+    try:
+        traced = fx.symbolic_trace(encoder)
+    except Exception:  # tracing runs the model's own Python, which may raise anything
+        return encoder
+    modules = dict(traced.named_modules())
+    folded: set[str] = set()
+    for node in list(traced.graph.nodes):
+        before = node.args[0] if node.args else None
+        if node.op != "call_module" or not isinstance(before, fx.Node) or before.op != "call_module":
+            continue
+        norm, convolution = modules[str(node.target)], modules[str(before.target)]
+        if type(norm) is not nn.BatchNorm2d or type(convolution) is not nn.Conv2d:
+            continue
+        if len(before.users) > 1 or str(before.target) in folded:
+            continue
+        folded.add(str(before.target))
+        _replace(traced, str(before.target), fuse_conv_bn_eval(convolution, norm))
+        node.replace_all_uses_with(before)
+        traced.graph.erase_node(node)
+    traced.recompile()
+    return traced
+
+
+def _replace(root: nn.Module, target: str, module: nn.Module) -> None:
+    parent, _, name = target.rpartition(".")
+    setattr(root.get_submodule(parent), name, module)
