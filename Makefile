@@ -21,8 +21,8 @@ check: $(INSTALLED)  ## format, lint, types, layout
 	$(BIN)/mypy
 	$(BIN)/python -m pytest -q tests/test_layout.py
 
-docs: $(INSTALLED)  ## rebuild docs/cli.md from the commands' own help
-	$(BIN)/python docs/make_cli.py
+docs: $(INSTALLED)  ## rebuild docs/cli.md and docs/settings.md from the code
+	$(BIN)/python docs/make_docs.py
 
 bench: $(INSTALLED)  ## measure against the peers; reports land in benchmarks/
 	$(BIN)/python -m uv pip install --quiet --python $(BIN)/python --constraint constraints.txt --editable '.[all-cpu,dev,bench]'

@@ -16,7 +16,7 @@ from dataclasses import asdict, dataclass, field, fields, is_dataclass
 from pathlib import Path
 from typing import Any, Self, get_args, get_origin, get_type_hints
 
-from simclr.errors import ArtifactError
+from simclr.errors import ArtifactError, ConfigError
 from simclr.preprocess import Recipe
 
 FORMAT = 1
@@ -51,8 +51,8 @@ class Artifact:
         try:
             built: Self = _build(cls, values)
             return built
-        except (KeyError, TypeError, ValueError) as exc:
-            raise ArtifactError(f"{path}: damaged ({exc}). Write it again.") from exc
+        except (ArtifactError, ConfigError, TypeError, ValueError) as exc:  # the first two are the recipe's
+            raise ArtifactError(f"{path}: damaged ({str(exc).rstrip('.')}). Write it again.") from exc
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -118,6 +118,8 @@ class StoreInfo(Artifact):
 
     KIND = "store"
 
+    uid: str
+    """Drawn when the store is created: one made anew at the same path is another store, with other ids."""
     generation: int
     """Raised by every change, so that an index knows whether it is behind."""
     identity: str
@@ -139,6 +141,7 @@ class IndexInfo(Artifact):
     """Of the store when the index was built."""
     store: str
     """Path of the store, relative to the folder of the index."""
+    store_uid: str
     identity: str
     width: int
     size: int
@@ -192,10 +195,13 @@ def _build(cls: Any, value: Any) -> Any:
         if set(value) != known:
             raise ValueError(f"missing or unknown: {', '.join(sorted(set(value) ^ known))}")
         return cls(**{name: _build(hints[name], value[name]) for name in known})  # type: ignore[operator]
-    if get_origin(cls) is tuple:
+    origin = get_origin(cls)
+    if origin is tuple and isinstance(value, list):
         return tuple(_build(get_args(cls)[0], item) for item in value)
-    if get_origin(cls) is dict:
+    if origin is dict and isinstance(value, dict):
         return {key: _build(get_args(cls)[1], item) for key, item in value.items()}
+    if origin in (tuple, dict):
+        raise TypeError(f"{value!r} is no {'list' if origin is tuple else 'object'}")
     if cls in (str, int, float, bool):
         accepted = (int, float) if cls is float else cls
         if not isinstance(value, accepted) or (cls is int and isinstance(value, bool)):

@@ -30,7 +30,7 @@ def main() -> None:
     """The `simclr` command."""
     # Pillow's remarks about odd files; each file's fate is in skipped.csv
     warnings.filterwarnings("ignore", module="PIL")
-    app()
+    app(prog_name="simclr")
 
 
 @contextmanager
@@ -42,6 +42,9 @@ def user_errors(stopped: str = "stopped") -> Iterator[None]:
         note(f"error: {exc}")
         code = 2 if isinstance(exc, ConfigError) else 3 if isinstance(exc, ExportMismatch) else 1
         raise typer.Exit(code) from exc
+    except OSError as exc:  # a full disk, a folder that may not be written, ...
+        note(f"error: {exc.filename or 'input or output'}: {exc.strerror or exc}")
+        raise typer.Exit(1) from exc
     except KeyboardInterrupt as exc:
         note(stopped)
         raise typer.Exit(1) from exc
@@ -118,8 +121,7 @@ def pretrain(
         from simclr.pretrain.config import PretrainConfig, with_settings
         from simclr.pretrain.train import newest_run, run, saved_config
 
-        if resume and out is None:
-            out = newest_run()
+        if resume and out is None and (out := newest_run()):
             note(f"resuming {out}")
         config = saved_config(out) if resume and out else None
         if config is None and data is None:
@@ -178,7 +180,12 @@ def export(
         if source is None:
             from simclr.pretrain.train import newest_run
 
-            source = str(newest_run())
+            newest = newest_run()
+            if newest is None:
+                raise ConfigError(
+                    "runs/: no run in it. Start one with `simclr pretrain --data FOLDER`, or name what to export."
+                )
+            source = str(newest)
             note(f"exporting {source}")
         folder = export_model(
             source, out=out, encoder=encoder, image_size=image_size, pretrained=not no_pretrained, check=check

@@ -23,6 +23,6 @@ def _cgroup_quota(root: Path) -> float | None:
         else:
             limit = (root / "cpu/cpu.cfs_quota_us").read_text().strip()
             period = (root / "cpu/cpu.cfs_period_us").read_text().strip()
-    except (OSError, ValueError):
+        return None if limit in ("max", "-1") else int(limit) / int(period)
+    except (OSError, ValueError, ZeroDivisionError):
         return None
-    return None if limit in ("max", "-1") else int(limit) / int(period)

@@ -85,11 +85,11 @@ def run_demo(
 
     config = PretrainConfig(
         data=str(images),
-        encoder="resnet10t",
+        encoder="test_resnet",
         image_size=SIZE,
         batch_size=128,
-        epochs=30,
-        base_lr=6.0,
+        epochs=90,
+        base_lr=12.0,
         augmentation=Augmentation(crop_min=0.5, blur=0.0),
         seed=seed,
     )
@@ -114,7 +114,7 @@ def run_demo(
     build_index(store, index_path)
 
     index = Index.open(index_path)
-    queries = [str(next((images / "test" / kind).iterdir())) for kind in KINDS]
+    queries = [str(images / "test" / kind / "0000.png") for kind in KINDS]
     results = list(zip(queries, index.search(list(queries), k=9), strict=True))
     write_gallery(out / "gallery.html", results, title="One query of each kind and its nearest images")
 

@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from simclr.artifacts import EncoderInfo, write_atomically
-from simclr.errors import ArtifactError, ConfigError
+from simclr.errors import ArtifactError, ConfigError, reason
 from simclr.preprocess import Recipe
 
 SMALL_IMAGE = 64
@@ -38,10 +38,9 @@ def build_encoder(name: str, *, small_stem: bool = False, pretrained: bool = Fal
         model: nn.Module = timm.create_model(name, pretrained=pretrained, num_classes=0)
     except Exception as exc:  # timm and its hub client raise anything when a download fails
         if not pretrained:
-            raise ConfigError(f"encoder {name!r} cannot be built: {exc}") from exc
-        reason = str(exc).splitlines()[0]
+            raise ConfigError(f"encoder {name!r} cannot be built: {reason(exc)}") from exc
         raise ArtifactError(
-            f"timm:{name}: its pretrained weights cannot be loaded ({reason}). "
+            f"timm:{name}: its pretrained weights cannot be loaded ({reason(exc)}). "
             "Use --no-pretrained for random weights, or give a weights file."
         ) from exc
     if small_stem:
@@ -85,7 +84,7 @@ def feature_width(encoder: nn.Module, size: int) -> int:
     try:
         features = encoder.eval()(torch.zeros(1, 3, size, size))
     except (RuntimeError, AssertionError) as exc:
-        raise ConfigError(f"this encoder does not take {size}x{size} images: {exc}") from exc
+        raise ConfigError(f"this encoder does not take {size}x{size} images: {reason(exc)}") from exc
     finally:
         encoder.train(training)
     if features.ndim != 2:
@@ -137,7 +136,7 @@ def load_weights(encoder: nn.Module, path: Path) -> None:
     except FileNotFoundError:
         raise ArtifactError(f"{path}: no such file.") from None
     except Exception as exc:  # both formats raise anything on damaged files
-        raise ArtifactError(f"{path}: damaged, or no weights file ({str(exc).splitlines()[0]}).") from exc
+        raise ArtifactError(f"{path}: damaged, or no weights file ({reason(exc)}).") from exc
     own = encoder.state_dict()
     missing = sorted(own.keys() - state.keys())
     wrong = sorted(name for name in own.keys() & state.keys() if own[name].shape != state[name].shape)

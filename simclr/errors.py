@@ -41,3 +41,9 @@ class MissingExtra(SimclrError):
 
     def __init__(self, package: str, extra: str) -> None:
         super().__init__(f"{package} is not installed. Run: pip install 'simclr-toolkit[{extra}]'")
+
+
+def reason(exc: BaseException) -> str:
+    """What another library's exception says, on one line; its name where it says nothing."""
+    lines = str(exc).strip().splitlines()
+    return lines[0] if lines else type(exc).__name__

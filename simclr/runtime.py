@@ -8,7 +8,6 @@ that a runtime which computes something else is found out before it fills a stor
 """
 
 from collections.abc import Sequence
-from io import BytesIO
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -18,8 +17,8 @@ from PIL import Image
 
 from simclr.artifacts import ModelInfo, file_sha256
 from simclr.cpus import available_cpus
-from simclr.errors import ArtifactError, ConfigError, ExportMismatch, ImageError, MissingExtra
-from simclr.images import Picture, decode
+from simclr.errors import ArtifactError, ConfigError, ExportMismatch, ImageError, MissingExtra, reason
+from simclr.images import Picture, decode, upright
 from simclr.preprocess import Recipe
 
 MODEL_FILE = "encoder.onnx"
@@ -33,6 +32,9 @@ BATCH = {"cpu": 8, "cuda": 256}
 """Images a call by backend. CPU, ResNet-50 at 224 px on 2 cores: 1 35/s, 4 39/s, 8 38/s, 32 35/s."""
 
 _PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
+
+
+OneImage = str | Path | Image.Image | Picture
 
 
 class Encodes(Protocol):
@@ -74,6 +76,10 @@ class Encoder:
         if not (folder / MANIFEST_FILE).exists():
             raise ArtifactError(f"{folder}: holds no exported model. Make one with `simclr export`.")
         info = ModelInfo.load(folder / MANIFEST_FILE)
+        if MODEL_FILE not in info.files or info.files[MODEL_FILE].precision not in COSINE_FLOOR:
+            raise ArtifactError(
+                f"{folder / MANIFEST_FILE}: lists no {MODEL_FILE} that this simclr can run. Run `simclr export` again."
+            )
         model = folder / MODEL_FILE
         if file_sha256(model) != info.files[MODEL_FILE].sha256:
             raise ArtifactError(
@@ -89,13 +95,13 @@ class Encoder:
         vectors: NDArray[np.float32] = self.session.run(None, {"images": pixels})[0]
         return vectors
 
-    def encode(
-        self, images: Sequence[str | Path | Image.Image | Picture] | NDArray[np.uint8]
-    ) -> NDArray[np.float32]:
-        """Paths, Pillow images, or (N, size, size, 3) uint8 RGB -> (N, width) float32, unit length.
+    def encode(self, images: OneImage | Sequence[OneImage] | NDArray[np.uint8]) -> NDArray[np.float32]:
+        """Paths, Pillow images (one or several), or (N, size, size, 3) uint8 RGB -> (N, width) float32, unit length.
 
         Raises ImageError naming the first image that cannot be read.
         """
+        if isinstance(images, (str, Path, Image.Image, Picture)):
+            images = [images]
         if isinstance(images, np.ndarray):
             size = self.recipe.size
             if images.dtype != np.uint8 or images.shape[1:] != (size, size, 3):
@@ -110,14 +116,11 @@ class Encoder:
             )
         return np.concatenate([np.empty((0, self.width), np.float32), *map(self, batches)])
 
-    def _pixels(self, image: str | Path | Image.Image | Picture) -> NDArray[np.uint8]:
+    def _pixels(self, image: OneImage) -> NDArray[np.uint8]:
         if isinstance(image, (str, Path)):
             image = open_picture(Path(image), self.recipe)
         elif isinstance(image, Image.Image):
-            # through `decode`, so that modes, transparency and orientation follow the rules for files
-            buffer = BytesIO()
-            image.save(buffer, "PNG" if image.mode != "CMYK" else "TIFF", exif=image.getexif())
-            image = decode(buffer.getvalue())
+            return self.recipe.apply(upright(image))
         return self.recipe.apply(image.image)
 
     def _check_probe(self) -> None:
@@ -187,11 +190,12 @@ def open_session(model: Path, *, backend: str = "cpu", threads: int) -> tuple[An
     try:
         session = onnxruntime.InferenceSession(str(model), options, providers=[provider], enable_fallback=0)
     except Exception as exc:  # ONNX Runtime's own classes derive from Exception and are not all public
-        reason = str(exc).splitlines()[0]
         if backend == "cpu":
-            raise ArtifactError(f"{model}: ONNX Runtime cannot open it ({reason}). Export it again.") from exc
+            raise ArtifactError(
+                f"{model}: ONNX Runtime cannot open it ({reason(exc)}). Export it again."
+            ) from exc
         raise ConfigError(
-            f"backend {backend} cannot run {model.name} ({reason}). Use --backend cpu."
+            f"backend {backend} cannot run {model.name} ({reason(exc)}). Use --backend cpu."
         ) from exc
     session.disable_fallback()
     if session.get_providers()[0] != provider:

@@ -9,6 +9,7 @@ and embedding list with the same rules:
 """
 
 import os
+import unicodedata
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +21,11 @@ FILE_LIMIT = 1 << 30
 """Largest file read, in bytes."""
 
 _LITTER = frozenset(("@eaDir", "__MACOSX", "Thumbs.db", "desktop.ini"))
+_NOT_IN_NAMES = frozenset(("Cc", "Cs", "Zl", "Zp"))
+"""Unicode categories: control characters, surrogates (bytes that are no UTF-8 arrive as such), line breaks.
+
+Not `isprintable`, which also refuses the narrow space in the names of macOS screenshots, and joined emoji.
+"""
 
 
 @dataclass(frozen=True)
@@ -35,6 +41,8 @@ class Found:
 class Skipped:
     path: str
     reason: str
+    unreachable: bool = False
+    """The operating system refused: what lies there is unknown, not gone."""
 
 
 def scan(root: Path) -> Iterator[Found | Skipped]:
@@ -72,7 +80,9 @@ def _walk(folder: str, prefix: str) -> Iterator[Found | Skipped]:
         with os.scandir(folder) as entries:
             ordered = sorted(entries, key=lambda entry: entry.name)
     except OSError as exc:
-        yield Skipped(prefix.rstrip("/") or ".", f"folder cannot be listed: {exc.strerror or exc}")
+        yield Skipped(
+            prefix.rstrip("/") or ".", f"folder cannot be listed: {exc.strerror or exc}", unreachable=True
+        )
         return
     for entry in ordered:
         path = prefix + entry.name
@@ -80,8 +90,8 @@ def _walk(folder: str, prefix: str) -> Iterator[Found | Skipped]:
             yield Skipped(path, "hidden")
         elif entry.name in _LITTER:
             yield Skipped(path, "not part of the collection")
-        elif not entry.name.isprintable():  # also names that are no UTF-8: they arrive as lone surrogates
-            yield Skipped(path, "its name holds unprintable characters or is not UTF-8; rename it")
+        elif any(unicodedata.category(letter) in _NOT_IN_NAMES for letter in entry.name):
+            yield Skipped(path, "its name holds control characters or is not UTF-8; rename it")
         elif entry.is_dir(follow_symlinks=False):
             yield from _walk(entry.path, path + "/")
         elif entry.is_symlink() and os.path.isdir(entry.path):
@@ -100,5 +110,5 @@ def _file(entry: os.DirEntry[str], path: str) -> Found | Skipped:
                 if sniff(file.read(HEAD_BYTES)) is None:
                     return Skipped(path, "not an image of a known format")
     except OSError as exc:
-        return Skipped(path, f"cannot be read: {exc.strerror or exc}")
+        return Skipped(path, f"cannot be read: {exc.strerror or exc}", unreachable=True)
     return Found(path, stat.st_size, stat.st_mtime_ns)

@@ -80,27 +80,39 @@ def embed_folders(
     """Bring the store in step with the folders: embed new and changed images, drop rows whose file is gone.
 
     Rows from folders that are not named are kept. A bad file never stops a run: it is listed in the report and
-    in `skipped.csv`. `model` is the encoder's export folder, of which a new store keeps a copy. Ctrl-C or SIGTERM commits what is done
-    and raises KeyboardInterrupt. Raises ImageError (a folder is missing or holds no image: nothing is dropped then), EncoderMismatch, ArtifactError.
+    in `skipped.csv`. `model` is the encoder's export folder, of which a new store keeps a copy. Ctrl-C or SIGTERM
+    commits what is done and raises KeyboardInterrupt.
+
+    Raises ImageError (a folder is missing or holds no image; nothing is dropped then), ConfigError (one folder
+    lies in another), EncoderMismatch, ArtifactError.
     """
     roots = [root.resolve() for root in roots]
-    for outer in roots:
-        for inner in roots:
-            if outer is not inner and (outer == inner or outer in inner.parents):
-                raise ConfigError(f"{inner}: is {outer}, or lies in it. Give each folder once.")
+    if len(set(roots)) < len(roots):
+        raise ConfigError(f"{', '.join(map(str, roots))}: the same folder twice. Give each folder once.")
+    _refuse_nesting(set(roots))
     scans = [_scan(root) for root in roots]
     report = Report()
     with Store.writing(store_path, model=model, identity=encoder.identity, width=encoder.width) as store:
+        _refuse_nesting({*roots, *map(Path, store.info.sources)})
         numbers = store.add_sources(roots)
         tasks, gone = _compare(store, roots, numbers, scans, report)
         with stop_requests() as stop:
             _embed(store, tasks, encoder, report, progress, stop)
         if gone:
             store.commit([], np.empty((0, encoder.width), np.float32), drop=gone)
-            report.dropped = len(gone)
+            report.dropped += len(gone)
         report.skipped.sort()
         store.write_skipped(report.skipped)
     return report
+
+
+def _refuse_nesting(roots: set[Path]) -> None:
+    """Raises ConfigError where one root lies in another: its files would have two rows."""
+    for inner in roots:
+        if outer := roots.intersection(inner.parents):
+            raise ConfigError(
+                f"{inner}: lies in {outer.pop()}, which is in the store or given, too. Embed only one of them."
+            )
 
 
 def _scan(root: Path) -> tuple[list[Found], list[Skipped]]:
@@ -134,7 +146,16 @@ def _compare(
                 report.kept += 1
             else:
                 tasks.append(_Task(number, root, file, row.id if row else None))
+        out_of_reach = [entry.path for entry in skipped if entry.unreachable]
+        for key in [key for key in have if key[0] == number and _below(key[1], out_of_reach)]:
+            del have[key]
+            report.kept += 1
     return tasks, [row.id for row in have.values()]
+
+
+def _below(path: str, places: Sequence[str]) -> bool:
+    """Whether a path is one of these, or lies in one."""
+    return any(path == place or path.startswith(f"{place}/") or place == "." for place in places)
 
 
 def _embed(

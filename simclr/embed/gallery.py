@@ -33,7 +33,7 @@ img {{ width: 9rem; height: 9rem; object-fit: contain; background: color-mix(in 
 .query img {{ outline: 3px solid #3b82f6; }}
 .missing {{ display: grid; place-items: center; width: 9rem; height: 9rem; font-size: .8rem; text-align: center; }}
 figcaption {{ font-size: .75rem; overflow-wrap: anywhere; }}
-b {{ font-variant-numeric: tabular-nums; }}
+b {{ display: block; font-variant-numeric: tabular-nums; }}
 </style>
 </head>
 <body>

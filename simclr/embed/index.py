@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from simclr.artifacts import IndexInfo, file_sha256, write_atomically
 from simclr.cpus import available_cpus
-from simclr.embed.recall import exact_neighbours, recall_at_k
+from simclr.embed.recall import exact_neighbours, recall_at_k, true_similarities
 from simclr.embed.store import Store
 from simclr.errors import ArtifactError, ImageError, MissingExtra
 
@@ -47,6 +47,7 @@ def build_index(store: Store, path: Path) -> IndexInfo:
         sha256=file_sha256(path),
         generation=store.info.generation,
         store=os.path.relpath(store.folder.resolve(), path.resolve().parent),
+        store_uid=store.info.uid,
         identity=store.info.identity,
         width=store.info.width,
         size=index.ntotal,
@@ -64,9 +65,9 @@ def update_index(store: Store, path: Path) -> IndexInfo:
         _, info = load_index(path)
     except ArtifactError:  # missing or damaged: an index is derived, so building it is the repair
         return build_index(store, path)
-    in_step = (info.generation, info.identity) == (store.info.generation, store.info.identity)
-    same_store = (path.resolve().parent / info.store).resolve() == store.folder.resolve()
-    return info if in_step and same_store else build_index(store, path)
+    in_step = (info.store_uid, info.generation) == (store.info.uid, store.info.generation)
+    same_path = (path.resolve().parent / info.store).resolve() == store.folder.resolve()
+    return info if in_step and same_path else build_index(store, path)
 
 
 def load_index(path: Path) -> tuple[Any, IndexInfo]:
@@ -97,8 +98,9 @@ def nearest(
 def _measure(index: Any, store: Store, path: Path) -> dict[str, Any]:
     """Recall against exact search, latency and memory, with vectors of the store as queries, each without itself."""
     ids, vectors = _sample(store, _QUERIES)
-    _, truth = exact_neighbours(store.blocks(), vectors, k=11)
-    _, found = nearest(index, vectors, 11)
+    truth = exact_neighbours(store.blocks(), vectors, k=11)
+    _, found_ids = nearest(index, vectors, 11)
+    found = (true_similarities(store.blocks(), vectors, found_ids), found_ids)
     started = time.perf_counter()
     for vector in vectors[:20]:
         nearest(index, vector[None], 10)

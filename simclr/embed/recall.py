@@ -8,10 +8,17 @@ from collections.abc import Iterable
 import numpy as np
 from numpy.typing import NDArray
 
+Blocks = Iterable[tuple[NDArray[np.int64], NDArray[np.float32]]]
+"""Ids (N,) and unit vectors (N, D) of one part of a store after another."""
 
-def exact_neighbours(
-    blocks: Iterable[tuple[NDArray[np.int64], NDArray[np.float32]]], queries: NDArray[np.float32], *, k: int
-) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+Neighbours = tuple[NDArray[np.float32], NDArray[np.int64]]
+"""Similarities and ids, (Q, K), best first."""
+
+_TIE = 1e-5
+"""Similarities closer than this are equal: float32 sums of the same numbers in another order differ by less."""
+
+
+def exact_neighbours(blocks: Blocks, queries: NDArray[np.float32], *, k: int) -> Neighbours:
     """The k best inner products and their ids, (Q, k), over blocks of (ids, vectors); -1 where there are fewer."""
     best = np.full((len(queries), k), -np.inf, np.float32)
     best_ids = np.full((len(queries), k), -1, np.int64)
@@ -24,17 +31,38 @@ def exact_neighbours(
     return best, best_ids
 
 
-def recall_at_k(
-    found: NDArray[np.int64], truth: NDArray[np.int64], self_ids: NDArray[np.int64], *, k: int
-) -> float:
-    """Mean share of the k true neighbours among the k found, a query's own id left out of both.
+def true_similarities(
+    blocks: Blocks, queries: NDArray[np.float32], ids: NDArray[np.int64]
+) -> NDArray[np.float32]:
+    """The exact inner product of each query with each of its ids (Q, K); -inf where no block holds the id."""
+    found = np.full(ids.shape, -np.inf, np.float32)
+    for block_ids, vectors in blocks:
+        order = np.argsort(block_ids)
+        place = np.minimum(np.searchsorted(block_ids[order], ids), len(block_ids) - 1)
+        rows = order[place]
+        here = block_ids[rows] == ids
+        query = np.broadcast_to(np.arange(len(queries))[:, None], ids.shape)[here]
+        found[here] = (queries[query] * vectors[rows[here]]).sum(1)
+    return found
 
-    `found` and `truth` are (Q, K) with K > k, best first; -1 means none. In 0..1; 1 where there are no neighbours.
+
+def recall_at_k(found: Neighbours, truth: Neighbours, self_ids: NDArray[np.int64], *, k: int) -> float:
+    """Mean share of the k nearest that are among the k found, a query's own id left out of both; in 0..1.
+
+    Both hold true similarities and ids, (Q, K) with K > k, best first; id -1 means none. A found neighbour is right
+    if it is as similar as the k-th true one: which of several copies comes first is chance. 1 where there are no
+    neighbours.
     """
     shares = []
-    for found_row, truth_row, own in zip(found, truth, self_ids, strict=True):
-        right = [id for id in truth_row if id not in (own, -1)][:k]
-        given = [id for id in found_row if id not in (own, -1)][:k]
-        if right:
-            shares.append(len(set(right) & set(given)) / len(right))
+    for query, own in enumerate(self_ids):
+        right = _others(truth, query, own)[:k]
+        if len(right):
+            given = _others(found, query, own)[:k]
+            shares.append(min(1.0, float((given >= right[-1] - _TIE).sum()) / len(right)))
     return float(np.mean(shares)) if shares else 1.0
+
+
+def _others(neighbours: Neighbours, query: int, own: int) -> NDArray[np.float32]:
+    similarities, ids = neighbours[0][query], neighbours[1][query]
+    others: NDArray[np.float32] = similarities[(ids != own) & (ids != -1)]
+    return others

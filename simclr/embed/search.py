@@ -18,7 +18,7 @@ from PIL import Image
 from simclr.artifacts import IndexInfo
 from simclr.embed.index import load_index, nearest
 from simclr.embed.store import Row, Store
-from simclr.errors import ConfigError, EncoderMismatch
+from simclr.errors import ArtifactError, ConfigError, EncoderMismatch
 from simclr.runtime import Encoder
 
 Query = str | Path | Image.Image
@@ -57,6 +57,11 @@ class Index:
             raise EncoderMismatch(
                 f"{path}: its vectors were made by encoder {info.identity[:8]}, but those of {opened.folder} by {opened.info.identity[:8]}. "
                 "Give the store it was built from with --store."
+            )
+        if opened.info.uid != info.store_uid:
+            raise ArtifactError(
+                f"{path}: was not built from {opened.folder}, whose ids stand for other images. "
+                "Give the store it was built from with --store, or bring the index in step with `simclr embed`."
             )
         return cls(index, info, opened, Path(model) if model else opened.model)
 
@@ -115,7 +120,7 @@ class Index:
         return Hit(path=str(self.store.path(row)), similarity=min(1.0, max(-1.0, product)), id=row.id)
 
     def _unit(self, queries: NDArray[np.floating[Any]]) -> NDArray[np.float32]:
-        vectors = np.atleast_2d(queries).astype(np.float32)
+        vectors = np.atleast_2d(queries).astype(np.float64)  # float32 loses lengths below 1e-19
         if vectors.ndim != 2 or vectors.shape[1] != self.info.width:
             raise ConfigError(
                 f"query vectors of shape {queries.shape}: this index holds vectors of width {self.info.width}."
@@ -123,7 +128,7 @@ class Index:
         lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
         if not np.all((lengths > 0) & np.isfinite(lengths)):
             raise ConfigError("a query vector is zero or not finite, so it has no direction to compare.")
-        unit: NDArray[np.float32] = vectors / lengths
+        unit: NDArray[np.float32] = (vectors / lengths).astype(np.float32)
         return unit
 
     @cached_property

@@ -16,6 +16,7 @@ import csv
 import dataclasses
 import io
 import shutil
+import uuid
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,7 +29,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from simclr.artifacts import ShardInfo, StoreInfo, file_sha256, write_atomically
-from simclr.errors import ArtifactError, EncoderMismatch
+from simclr.errors import ArtifactError, EncoderMismatch, reason
 from simclr.runtime import MANIFEST_FILE as MODEL_MANIFEST
 from simclr.runtime import MODEL_FILE, PROBE_FILE
 
@@ -107,11 +108,9 @@ class Store:
         `verify` compares each file's SHA-256 with the manifest first; raises ArtifactError where it disagrees.
         """
         for shard in self.info.shards:
-            vectors_path, metadata_path = self._paths(shard.number)
             if verify:
-                self._verify(vectors_path, shard.vectors_sha256)
-                self._verify(metadata_path, shard.metadata_sha256)
-            vectors = np.load(vectors_path).astype(np.float32)
+                self._verify(shard)
+            vectors = self._vectors(shard).astype(np.float32)
             vectors /= np.maximum(
                 np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12
             )  # float16 rounds lengths
@@ -137,7 +136,7 @@ class Store:
         encoder's vectors, ArtifactError if another process is writing to it.
         """
         folder = Path(path)
-        if folder.exists() and not (folder / MANIFEST_FILE).exists() and not _unfinished(folder):
+        if folder.exists() and not (folder / MANIFEST_FILE).exists() and not _usable(folder):
             raise ArtifactError(f"{folder}: exists and is no store. Use another --store or --index.")
         folder.mkdir(parents=True, exist_ok=True)
         lock = filelock.FileLock(folder / ".lock")
@@ -169,7 +168,15 @@ class Store:
         (folder / MODEL_FOLDER).mkdir(exist_ok=True)
         for name in (MODEL_FILE, PROBE_FILE, MODEL_MANIFEST):
             shutil.copyfile(model / name, folder / MODEL_FOLDER / name)
-        info = StoreInfo(generation=0, identity=identity, width=width, sources=(), next_id=0, shards=())
+        info = StoreInfo(
+            uid=uuid.uuid4().hex,
+            generation=0,
+            identity=identity,
+            width=width,
+            sources=(),
+            next_id=0,
+            shards=(),
+        )
         info.save(folder / MANIFEST_FILE)
         return cls(folder, info)
 
@@ -191,23 +198,29 @@ class Store:
     def commit(self, rows: Sequence[Row], vectors: NDArray[np.float32], *, drop: Iterable[int] = ()) -> None:
         """One atomic change: `rows` with their unit vectors (N, width) come in, the ids in `drop` go out.
 
-        A row that replaces an older one of its id names that id in `drop`. Shards that lose rows are rewritten.
+        A row that replaces an older one of its id names that id in `drop`. Shards that lose rows are rewritten
+        under new numbers, behind the others. Raises ArtifactError if one of them is damaged.
         """
         dropped = set(drop)
         number = max((shard.number for shard in self.info.shards), default=-1) + 1
         shards: list[ShardInfo] = []
         for shard in self.info.shards:
+            if not dropped:
+                shards.append(shard)
+                continue
             table = self._table(shard)
             kept = ~np.isin(table["id"].to_numpy(), np.fromiter(dropped, np.int64, len(dropped)))
             if kept.all():
                 shards.append(shard)
             elif kept.any():
-                old = np.load(self._paths(shard.number)[0])
+                self._verify(shard)  # or the damage would get a checksum of its own
+                old = self._vectors(shard)
                 shards.append(self._write_shard(number, table.filter(pa.array(kept)), old[kept]))
                 number += 1
         if rows:
             table = pa.Table.from_pylist([dataclasses.asdict(row) for row in rows], schema=_SCHEMA)
             shards.append(self._write_shard(number, table, vectors.astype(np.float16)))
+        shards.sort(key=lambda shard: shard.number)  # the order in which foreign readers find them
         info = dataclasses.replace(self.info, generation=self.info.generation + 1, shards=tuple(shards))
         info.save(self.folder / MANIFEST_FILE)
         self.info = info
@@ -235,10 +248,19 @@ class Store:
         try:
             return pq.read_table(path, columns=columns)
         except (OSError, pa.ArrowException) as exc:
-            reason = str(exc).splitlines()[0]
             raise ArtifactError(
-                f"{path}: missing or damaged ({reason}). Delete the store and run `simclr embed` again."
+                f"{path}: missing or damaged ({reason(exc)}). Delete the store and run `simclr embed` again."
             ) from exc
+
+    def _vectors(self, shard: ShardInfo) -> NDArray[np.float16]:
+        path = self._paths(shard.number)[0]
+        try:
+            vectors: NDArray[np.float16] = np.load(path)
+        except (OSError, ValueError, EOFError) as exc:
+            raise ArtifactError(
+                f"{path}: missing or damaged ({exc}). Delete the store and run `simclr embed` again."
+            ) from exc
+        return vectors
 
     def _write_shard(self, number: int, table: pa.Table, vectors: NDArray[np.float16]) -> ShardInfo:
         vectors_path, metadata_path = self._paths(number)
@@ -257,12 +279,16 @@ class Store:
             for path in (self.folder / folder).iterdir():
                 if path not in listed:
                     path.unlink()
+        for path in self.folder.glob(".*.tmp"):  # of the manifest or skipped.csv
+            path.unlink()
 
-    def _verify(self, path: Path, sha256: str) -> None:
-        if file_sha256(path) != sha256:
-            raise ArtifactError(
-                f"{path}: damaged, its SHA-256 is not the one in {MANIFEST_FILE}. Delete the store and run `simclr embed` again."
-            )
+    def _verify(self, shard: ShardInfo) -> None:
+        hashes = (shard.vectors_sha256, shard.metadata_sha256)
+        for path, sha256 in zip(self._paths(shard.number), hashes, strict=True):
+            if file_sha256(path) != sha256:
+                raise ArtifactError(
+                    f"{path}: damaged, its SHA-256 is not the one in {MANIFEST_FILE}. Delete the store and run `simclr embed` again."
+                )
 
 
 def _save_npy(path: Path, array: NDArray[np.float16]) -> None:
@@ -270,9 +296,9 @@ def _save_npy(path: Path, array: NDArray[np.float16]) -> None:
         np.save(file, array)
 
 
-def _unfinished(folder: Path) -> bool:
+def _usable(folder: Path) -> bool:
     """Whether a folder without manifest is what a kill while creating a store leaves, or empty."""
-    return all(
+    return folder.is_dir() and all(
         entry.name in (".lock", "img_emb", "metadata", MODEL_FOLDER) or entry.name.endswith(".tmp")
         for entry in folder.iterdir()
     )

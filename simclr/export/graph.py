@@ -6,6 +6,8 @@ Normalisation is inside, so that nobody can apply it twice or not at all. The ca
 which NVIDIA's parser refuses on uint8, and `.contiguous()` keeps timm's global pooling free of `as_strided`.
 """
 
+from collections import Counter
+
 import torch
 from torch import Tensor, fx, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
@@ -41,7 +43,7 @@ def fold_bn(encoder: nn.Module) -> nn.Module:
     except Exception:  # tracing runs the model's own Python, which may raise anything
         return encoder
     modules = dict(traced.named_modules())
-    folded: set[str] = set()
+    calls = Counter(str(node.target) for node in traced.graph.nodes if node.op == "call_module")
     for node in list(traced.graph.nodes):
         before = node.args[0] if node.args else None
         if node.op != "call_module" or not isinstance(before, fx.Node) or before.op != "call_module":
@@ -49,9 +51,8 @@ def fold_bn(encoder: nn.Module) -> nn.Module:
         norm, convolution = modules[str(node.target)], modules[str(before.target)]
         if type(norm) is not nn.BatchNorm2d or type(convolution) is not nn.Conv2d:
             continue
-        if len(before.users) > 1 or str(before.target) in folded:
+        if len(before.users) > 1 or calls[str(before.target)] > 1:  # someone else wants it without the norm
             continue
-        folded.add(str(before.target))
         _replace(traced, str(before.target), fuse_conv_bn_eval(convolution, norm))
         node.replace_all_uses_with(before)
         traced.graph.erase_node(node)

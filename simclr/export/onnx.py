@@ -15,6 +15,7 @@ import onnx
 import torch
 from numpy.typing import NDArray
 from torch import nn
+from torch.nn import functional as F
 
 import simclr
 from simclr.artifacts import EncoderInfo, ModelFile, ModelInfo, file_sha256
@@ -66,14 +67,15 @@ def export_model(
 
 def write_export(model: nn.Module, info: EncoderInfo, out: Path, *, check: Path | None = None) -> Path:
     """Export a built encoder, normalised (N, 3, size, size) -> (N, width), under the given description."""
-    if out.exists() and not (out / MANIFEST_FILE).exists() and (not out.is_dir() or any(out.iterdir())):
+    ours = (out / MANIFEST_FILE).exists() and (out / MODEL_FILE).exists()  # a store has a manifest, too
+    if out.exists() and not ours and (not out.is_dir() or any(out.iterdir())):
         raise ConfigError(f"{out}: exists and is no export. Use another --out.")
     images, names = probe_images(info.recipe)
     if check is not None:
         own, own_names = _check_images(check, info.recipe)
         images, names = np.concatenate([images, own]), names + own_names
+    expected = _embed(model.eval(), info.recipe, images)
     graph = EncoderGraph(model, mean=info.recipe.mean, std=info.recipe.std)
-    expected = _embed(graph, images)
 
     out.parent.mkdir(parents=True, exist_ok=True)
     unfinished = out.with_name(f".{out.name}.tmp")
@@ -109,8 +111,13 @@ def write_export(model: nn.Module, info: EncoderInfo, out: Path, *, check: Path 
             },
         ).save(unfinished / MANIFEST_FILE)
         if out.exists():
-            shutil.rmtree(out)
-        unfinished.rename(out)
+            replaced = out.with_name(f".{out.name}.old")
+            shutil.rmtree(replaced, ignore_errors=True)
+            out.rename(replaced)
+            unfinished.rename(out)
+            shutil.rmtree(replaced)
+        else:
+            unfinished.rename(out)
     finally:
         shutil.rmtree(unfinished, ignore_errors=True)
     return out
@@ -209,8 +216,13 @@ def _check_images(folder: Path, recipe: Recipe, limit: int = 64) -> tuple[NDArra
 
 
 @torch.inference_mode()
-def _embed(graph: EncoderGraph, images: NDArray[np.uint8]) -> NDArray[np.float32]:
-    parts = [graph(torch.from_numpy(images[i : i + 8])) for i in range(0, len(images), 8)]
+def _embed(model: nn.Module, recipe: Recipe, images: NDArray[np.uint8]) -> NDArray[np.float32]:
+    """What the encoder itself makes of the images: no part of the exported graph is used, so all of it is checked."""
+    mean, std = torch.tensor(recipe.mean), torch.tensor(recipe.std)
+    parts = []
+    for i in range(0, len(images), 8):
+        x = (torch.from_numpy(images[i : i + 8]) / 255 - mean) / std
+        parts.append(F.normalize(model(x.permute(0, 3, 1, 2)), dim=1))
     return torch.cat(parts).numpy()
 
 

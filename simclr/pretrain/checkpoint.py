@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from simclr.artifacts import write_atomically
-from simclr.errors import ArtifactError
+from simclr.errors import ArtifactError, reason
 
 KEPT = 2
 """The newest, and the one before it in case the newest is damaged."""
@@ -56,11 +56,13 @@ def load_checkpoint(path: Path) -> TrainingState:
         with zipfile.ZipFile(path) as archive:  # torch.load does not look at the checksums
             if (bad := archive.testzip()) is not None:
                 raise ValueError(f"checksum of {bad} disagrees")
+            # a folder to torch, which then leaves the tensor unfilled; zipfile goes by the name alone
+            if any(entry.external_attr & 0x10 for entry in archive.infolist()):
+                raise ValueError("a tensor is marked as a folder")
         return TrainingState(**torch.load(path, map_location="cpu", weights_only=True))
     except Exception as exc:  # damaged files raise anything
-        reason = str(exc).splitlines()[0] if str(exc) else type(exc).__name__
         raise ArtifactError(
-            f"{path}: damaged checkpoint ({reason}). Delete it and resume again: the one before it is used, "
+            f"{path}: damaged checkpoint ({reason(exc)}). Delete it and resume again: the one before it is used, "
             "or the run starts over."
         ) from exc
 

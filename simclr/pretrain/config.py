@@ -47,13 +47,13 @@ class Augmentation:
                 raise ConfigError(
                     f"augmentation.{name} ({getattr(self, name):g}) is a probability: give 0 to 1."
                 )
-        if not 0 < self.crop_min <= 1 or self.crop_ratio < 1:
+        if not 0 < self.crop_min <= 1 or not 1 <= self.crop_ratio < math.inf:
             raise ConfigError(
                 "augmentation.crop_min must be in (0, 1] and augmentation.crop_ratio at least 1."
             )
         if not 0 <= self.strength <= 1.25:  # above, a factor of 1 - 0.8 * strength would be negative
             raise ConfigError(f"augmentation.strength ({self.strength:g}) must be 0 to 1.25.")
-        if not 0 < self.blur_sigma[0] <= self.blur_sigma[1]:
+        if not 0 < self.blur_sigma[0] <= self.blur_sigma[1] < math.inf:
             raise ConfigError("augmentation.blur_sigma must be two rising positive numbers.")
 
 
@@ -115,9 +115,9 @@ class PretrainConfig:
             raise ConfigError(
                 f"warmup_fraction ({self.warmup_fraction:g}) must be at least 0 and less than 1."
             )
-        if not 0 <= self.momentum < 1 or self.weight_decay < 0:
+        if not 0 <= self.momentum < 1 or not 0 <= self.weight_decay < math.inf:
             raise ConfigError("momentum must be at least 0 and less than 1, weight_decay at least 0.")
-        if (self.workers or 0) < 0 or (self.threads or 1) < 1 or self.seed < 0:
+        if (self.workers or 0) < 0 or (self.threads is not None and self.threads < 1) or self.seed < 0:
             raise ConfigError("workers and seed must be at least 0, threads at least 1.")
 
 
@@ -149,13 +149,13 @@ def with_settings(config: PretrainConfig, settings: list[str]) -> PretrainConfig
 
 
 def to_toml(config: PretrainConfig) -> str:
-    """Every field that is set. A JSON scalar or list is also a TOML one, so no writer is needed."""
+    """Every field that is set."""
     plain, tables = [], []
     for name, value in dataclasses.asdict(config).items():
         if isinstance(value, dict):
-            tables.append(f"\n[{name}]\n" + "".join(f"{k} = {json.dumps(v)}\n" for k, v in value.items()))
+            tables.append(f"\n[{name}]\n" + "".join(f"{k} = {_toml(v)}\n" for k, v in value.items()))
         elif value is not None:
-            plain.append(f"{name} = {json.dumps(value)}\n")
+            plain.append(f"{name} = {_toml(value)}\n")
     return "".join(plain + tables)
 
 
@@ -174,6 +174,11 @@ def from_toml(text: str, *, where: Path) -> PretrainConfig:
     except ConfigError as exc:
         raise ConfigError(f"{where}: {exc}") from exc
     return config
+
+
+def _toml(value: Any) -> str:
+    """A JSON scalar or list is also a TOML one, but for surrogate pairs and a bare DEL."""
+    return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
 
 
 def _replace(config: Any, path: list[str], value: Any, key: str) -> Any:
@@ -210,9 +215,12 @@ def _checked(kind: Any, value: Any, key: str) -> Any:
         return tuple(_checked(part, item, key) for part, item in zip(get_args(kind), value, strict=True))
     if kind is float and type(value) is int:
         return float(value)
-    if kind is str and not isinstance(value, str):
-        value = str(value)
     if type(value) is not kind:
-        names = {int: "a whole number", float: "a number", bool: "true or false"}
+        names = {
+            int: "a whole number",
+            float: "a number",
+            bool: "true or false",
+            str: "text; put it in quotes",
+        }
         raise ConfigError(f"{key}: {value!r} is not {names.get(kind, kind.__name__)}.")
     return value

@@ -53,11 +53,12 @@ def image_at(place: int, *, seed: int, images: int) -> int:
     return int(_permutation(seed, epoch, images)[within])
 
 
-class TwoCrops(Dataset[Crops]):
+class TwoCrops(Dataset[Crops | ImageError]):
     """Maps (step, start, stop) to the crops of images start..stop of that step's batch.
 
     A file that cannot be read is replaced by the next image that can, so that batches keep their size, and is
-    reported. Raises ImageError if no image can be read.
+    reported. Gives an ImageError if no image can be read: raised in a worker, it would reach the training process
+    with the worker's traceback as its message.
     """
 
     def __init__(
@@ -73,14 +74,18 @@ class TwoCrops(Dataset[Crops]):
         self.root, self.paths = root, np.array(paths)  # one array, not a million objects in every worker
         self.seed, self.batch_size, self.size, self.augmentation = seed, batch_size, size, augmentation
 
-    def __getitem__(self, item: tuple[int, int, int]) -> Crops:
+    def __getitem__(self, item: tuple[int, int, int]) -> Crops | ImageError:
         step, start, stop = item
         draws = draw(self.seed, step, batch_size=self.batch_size, augmentation=self.augmentation)
         pixels = np.empty((2, stop - start, self.size, self.size, 3), np.uint8)
         unreadable: list[tuple[str, str]] = []
         for row in range(start, stop):
             place = step * self.batch_size + row
-            self._fill(pixels[:, row - start], place, draws.crop[[row, row + self.batch_size]], unreadable)
+            numbers = draws.crop[[row, row + self.batch_size]]
+            try:
+                self._fill(pixels[:, row - start], place, numbers, unreadable)
+            except ImageError as error:
+                return error
         return Crops(torch.from_numpy(pixels), unreadable)
 
     def _fill(
@@ -125,7 +130,10 @@ def _ignore_ctrl_c(_: int) -> None:
 
 
 def batches(dataset: TwoCrops, *, steps: range, workers: int, pin: bool) -> Iterator[Crops]:
-    """The whole batch of each step, in order; `pixels` is (2, B, size, size, 3)."""
+    """The whole batch of each step, in order; `pixels` is (2, B, size, size, 3).
+
+    Raises ImageError if no image can be read.
+    """
     loader = DataLoader(
         dataset,
         batch_size=None,
@@ -138,6 +146,8 @@ def batches(dataset: TwoCrops, *, steps: range, workers: int, pin: bool) -> Iter
     parts: list[Crops] = []
     gathered = 0
     for part in loader:
+        if isinstance(part, ImageError):
+            raise part
         parts.append(part)
         gathered += part.pixels.shape[1]
         if gathered == dataset.batch_size:

@@ -61,11 +61,12 @@ class _NTXent(torch.autograd.Function):
         z_ND, lse_N = ctx.saved_tensors
         n = len(z_ND)
         grad_ND = torch.empty_like(z_ND)
-        for start, stop in _blocks(n, z_ND.device):
-            logits_RN = _logits(z_ND, start, stop, ctx.temperature)
-            weights_RN = (logits_RN - lse_N[start:stop, None]).exp_()
-            weights_RN += logits_RN.sub_(lse_N).exp_()
-            torch.mm(weights_RN, z_ND, out=grad_ND[start:stop])
+        with torch.autocast(z_ND.device.type, enabled=False):  # a caller may be inside it
+            for start, stop in _blocks(n, z_ND.device):
+                logits_RN = _logits(z_ND, start, stop, ctx.temperature)
+                weights_RN = (logits_RN - lse_N[start:stop, None]).exp_()
+                weights_RN += logits_RN.sub_(lse_N).exp_()
+                torch.mm(weights_RN, z_ND, out=grad_ND[start:stop])
         grad_ND.sub_(z_ND.roll(n // 2, 0), alpha=2)
         return grad_ND.mul_(grad / (n * ctx.temperature)), None
 

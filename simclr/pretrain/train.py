@@ -26,7 +26,7 @@ from simclr.encoder import (
     wants_small_stem,
     weights_sha256,
 )
-from simclr.errors import ArtifactError, ConfigError, SimclrError
+from simclr.errors import ConfigError, SimclrError, reason
 from simclr.pretrain.checkpoint import latest_checkpoint, load_checkpoint, save_checkpoint
 from simclr.pretrain.config import PretrainConfig, from_toml, resolve_batch_size, to_toml
 from simclr.pretrain.data import TwoCrops, batches
@@ -76,7 +76,7 @@ def run(
     device, dtype = _device_and_dtype(config)
     torch.set_num_threads(config.threads or available_cpus())
     folder = out or RUNS / f"{datetime.datetime.now():%Y-%m-%d_%H-%M-%S}-{config.encoder}"
-    _claim(folder, config, resume=resume)
+    _check_folder(folder, config, resume=resume)
 
     # ---- model, optimiser, schedule
     torch.manual_seed(config.seed)
@@ -110,6 +110,7 @@ def run(
             note(f"{folder} is finished: {steps} of {steps} steps done")
             return folder
         note(f"resuming at step {first}")
+    folder.mkdir(parents=True, exist_ok=True)
     write_atomically(
         folder / CONFIG_FILE, lambda temporary: temporary.write_text(to_toml(config), encoding="utf-8")
     )
@@ -128,8 +129,8 @@ def run(
             metrics = {"step": step, "loss": loss.item(), "top1": top1.item(), "lr": lr, "seconds": seconds}
             if not math.isfinite(metrics["loss"]):
                 raise SimclrError(
-                    f"{folder}: the loss is {metrics['loss']} at step {step}. Lower --set base_lr={config.base_lr:g}, or raise "
-                    "warmup_fraction; the last checkpoint is from before."
+                    f"{folder}: the loss is {metrics['loss']} at step {step}. Start a new run with base_lr below "
+                    f"{config.base_lr:g}, or a longer warmup_fraction."
                 )
             recorder.write(metrics)
             words = f"loss {metrics['loss']:.3f}  top-1 {metrics['top1']:.1%}"
@@ -170,10 +171,10 @@ def run(
             started = time.perf_counter()
             for step in range(first, steps):
                 crops = next(loader)
-                for path, reason in crops.unreadable:
+                for path, why in crops.unreadable:
                     if path not in unreadable:
-                        unreadable[path] = reason
-                        note(f"skipped {path}: {reason}")
+                        unreadable[path] = why
+                        note(f"skipped {path}: {why}")
                 lr = learning_rate(step, peak=peak, warmup_steps=warmup, total_steps=steps)
                 for group in optimizer.param_groups:
                     group["lr"] = lr
@@ -236,21 +237,21 @@ def _device_and_dtype(config: PretrainConfig) -> tuple[torch.device, torch.dtype
         device = torch.device(name)
         torch.empty(1, device=device)
     except (RuntimeError, AssertionError, NotImplementedError) as exc:
-        reason = str(exc).splitlines()[0]
-        raise ConfigError(f"device {config.device!r} cannot be used ({reason}). Use --device cpu.") from exc
+        raise ConfigError(
+            f"device {config.device!r} cannot be used ({reason(exc)}). Use --device cpu."
+        ) from exc
     bf16 = config.precision == "bf16" or (
         config.precision == "auto" and device.type == "cuda" and torch.cuda.is_bf16_supported()
     )
     return device, torch.bfloat16 if bf16 else torch.float32
 
 
-def _claim(folder: Path, config: PretrainConfig, *, resume: bool) -> None:
-    """Make the run folder, or make sure that it is this run's. Raises ConfigError."""
+def _check_folder(folder: Path, config: PretrainConfig, *, resume: bool) -> None:
+    """Raises ConfigError unless the folder is new, or holds this run and is to be resumed."""
     saved = folder / CONFIG_FILE
     if not saved.exists():
         if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
             raise ConfigError(f"{folder}: exists and is no run. Use another --out.")
-        folder.mkdir(parents=True, exist_ok=True)
         return
     if not resume:
         raise ConfigError(f"{folder}: a run exists there. Continue it with --resume, or use another --out.")
@@ -272,12 +273,10 @@ def saved_config(folder: Path) -> PretrainConfig | None:
     return from_toml(path.read_text(encoding="utf-8"), where=path) if path.exists() else None
 
 
-def newest_run(runs: Path = RUNS) -> Path:
-    """The run below `runs` that was started or saved last. Raises ArtifactError if there is none."""
+def newest_run(runs: Path = RUNS) -> Path | None:
+    """The run below `runs` that was started or saved last, None where there is none."""
     candidates = [path.parent for path in runs.glob(f"*/{CONFIG_FILE}")]
-    if not candidates:
-        raise ArtifactError(f"{runs}: no run in it. Start one with `simclr pretrain --data FOLDER`.")
-    return max(candidates, key=lambda folder: folder.stat().st_mtime)
+    return max(candidates, key=lambda folder: folder.stat().st_mtime, default=None)
 
 
 def _step_seed(seed: int, step: int) -> int:

@@ -21,7 +21,7 @@ from simclr.pretrain.config import Augmentation
 _ATTEMPTS = 10
 """Random crops tried before the centre one (torchvision RandomResizedCrop)."""
 _LUMA = (0.299, 0.587, 0.114)
-"""ITU-R 601 weights of R, G, B, as Pillow and torchvision use them."""
+"""ITU-R 601 weights of R, G, B, as Pillow uses them; torchvision rounds the first to 0.2989."""
 
 
 @dataclass(frozen=True)
@@ -86,7 +86,7 @@ def crop_box(
 
 
 def crop(image: Image.Image, box: tuple[int, int, int, int], size: int) -> NDArray[np.uint8]:
-    """Crop and resize (bicubic, antialiased) to (size, size, 3)."""
+    """Crop and resize to (size, size, 3): bicubic, antialiased; at its edges the filter sees beyond the box."""
     return np.asarray(image.resize((size, size), Image.Resampling.BICUBIC, box=box))
 
 

@@ -1,0 +1,58 @@
+"""What every benchmark prints: machine, versions, command, medians with spread. Not part of the package."""
+
+import datetime
+import importlib.metadata
+import platform
+import statistics
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+from simclr.cpus import available_cpus
+
+
+def rounds(runs: dict[str, Callable[[], float]], *, times: int) -> dict[str, list[float]]:
+    """Measure A B A B ...: each contender once a round, so that a noisy moment hits all of them."""
+    found: dict[str, list[float]] = {name: [] for name in runs}
+    for _ in range(times):
+        for name, run in runs.items():
+            found[name].append(run())
+            print(f"  {name}: {found[name][-1]:.4g}", file=sys.stderr)
+    return found
+
+
+def spread(values: list[float]) -> str:
+    """Median and range."""
+    return f"{statistics.median(values):.4g} ({min(values):.4g} to {max(values):.4g})"
+
+
+def ratio(first: list[float], second: list[float]) -> float:
+    """Of the medians."""
+    return statistics.median(first) / statistics.median(second)
+
+
+def write(name: str, *, claim: str, body: str, packages: list[str], data: str) -> Path:
+    """A dated report beside the scripts; also printed."""
+    versions = ", ".join(f"{package} {importlib.metadata.version(package)}" for package in packages)
+    today = datetime.date.today()
+    text = (
+        f"# {claim}\n\n"
+        f"- date: {today}\n- command: `python benchmarks/{Path(sys.argv[0]).name}`\n- data: {data}\n"
+        f"- machine: {_processor()}, {available_cpus()} cores used, {platform.system()} {platform.machine()}\n"
+        f"- versions: Python {platform.python_version()}, {versions}\n\n{body}\n"
+    )
+    path = Path(__file__).parent / f"{name}_{today:%Y-%m}.md"
+    path.write_text(text)
+    print(text)
+    return path
+
+
+def _processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.processor()
+    names = [line.split(":")[1].strip() for line in lines if line.startswith("model name")]
+    flags = next((line for line in lines if line.startswith("flags")), "")
+    wide = [name for name in ("avx2", "avx512f", "avx512_vnni", "amx_int8") if name in flags]
+    return f"{names[0] if names else 'unknown'} ({', '.join(wide)})"

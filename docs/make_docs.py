@@ -1,0 +1,76 @@
+"""Write docs/cli.md and docs/settings.md from the code they describe; tests compare them.
+
+Run by `make docs`.
+"""
+
+import ast
+import dataclasses
+import os
+import subprocess
+import sys
+from itertools import pairwise
+from pathlib import Path
+
+from simclr.cli import app
+from simclr.pretrain.config import Augmentation, PretrainConfig
+
+DOCS = Path(__file__).parent
+
+
+def cli_page() -> str:
+    """The help of every command, as it is printed at 100 columns."""
+    names = [command.callback.__name__ for command in app.registered_commands if command.callback]
+    pages = "".join(
+        f"\n## simclr{name}\n\n```\n{_help(name)}\n```\n" for name in ["", *(f" {n}" for n in names)]
+    )
+    return f"# Commands\n\nWritten by `make docs` from the commands' own help.\n{pages}"
+
+
+def _help(name: str) -> str:
+    command = [sys.executable, "-m", "simclr", *name.split(), "--help"]
+    environment = os.environ | {"COLUMNS": "100", "TERMINAL_WIDTH": "100"}
+    printed = subprocess.run(command, capture_output=True, text=True, check=True, env=environment).stdout
+    return "\n".join(line.rstrip() for line in printed.strip().splitlines())
+
+
+def settings_page() -> str:
+    """Every field of PretrainConfig with its default and the words below it in the source."""
+    source = (DOCS.parent / "simclr/pretrain/config.py").read_text()
+    rows = _rows(source, PretrainConfig, "") + _rows(source, Augmentation, "augmentation.")
+    table = "\n".join(f"| `{name}` | {default} | {words} |" for name, default, words in rows)
+    return (
+        "# Settings of a pretraining run\n\n"
+        "Written by `make docs` from `simclr/pretrain/config.py`. Give any of them with `--set KEY=VALUE`; a run's own are in "
+        "its `config.toml`.\n\n"
+        f"| setting | default | |\n|---|---|---|\n{table}\n"
+    )
+
+
+def _rows(source: str, cls: type, prefix: str) -> list[tuple[str, str, str]]:
+    body = next(
+        n for n in ast.parse(source).body if isinstance(n, ast.ClassDef) and n.name == cls.__name__
+    ).body
+    words = {
+        field.target.id: " ".join(ast.literal_eval(text.value).split())
+        for field, text in pairwise(body)
+        if isinstance(field, ast.AnnAssign) and isinstance(field.target, ast.Name)
+        and isinstance(text, ast.Expr) and isinstance(text.value, ast.Constant)
+    }  # fmt: skip
+    rows = []
+    for field in dataclasses.fields(cls):
+        if field.name == "augmentation":
+            continue
+        shown = "required" if field.default is dataclasses.MISSING else _shown(field.default)
+        rows.append((prefix + field.name, shown, words.get(field.name, "")))
+    return rows
+
+
+def _shown(default: object) -> str:
+    if default is None:
+        return "unset"
+    return f"`{default:.4g}`" if isinstance(default, float) else f"`{default}`"
+
+
+if __name__ == "__main__":
+    (DOCS / "cli.md").write_text(cli_page())
+    (DOCS / "settings.md").write_text(settings_page())

@@ -1,0 +1,146 @@
+"""Order of images, batches over the ends of epochs, and files that cannot be read."""
+
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch import Tensor
+
+from simclr.errors import ImageError
+from simclr.pretrain import data
+from simclr.pretrain.config import Augmentation
+from simclr.pretrain.data import Crops, TwoCrops, batches, image_at
+from simclr.pretrain.views import crop, crop_box, draw
+
+
+def dataset(folder: Path, *, batch_size: int = 6, size: int = 8, seed: int = 0) -> TwoCrops:
+    paths = sorted(path.name for path in folder.iterdir())
+    return TwoCrops(folder, paths, seed=seed, batch_size=batch_size, size=size, augmentation=Augmentation())
+
+
+def all_batches(images: TwoCrops, steps: range, *, workers: int = 0) -> list[Crops]:
+    return list(batches(images, steps=steps, workers=workers, pin=False))
+
+
+def pixels(crops: list[Crops]) -> Tensor:
+    return torch.stack([one.pixels for one in crops])
+
+
+@pytest.fixture
+def greys(tmp_path: Path) -> Path:
+    """Seven plain images; number i is grey 10 * i, so that a crop says which image it is from."""
+    folder = tmp_path / "greys"
+    folder.mkdir()
+    for i in range(7):
+        Image.new("RGB", (20, 16), (10 * i,) * 3).save(folder / f"{i}.png")
+    return folder
+
+
+def numbers_of(crops: Crops) -> list[list[int]]:
+    """For both views of each image of a batch, the number of the plain image it is from."""
+    assert torch.equal(crops.pixels.amin((2, 3, 4)), crops.pixels.amax((2, 3, 4)))
+    return (crops.pixels[:, :, 0, 0, 0] // 10).tolist()
+
+
+def test_an_epoch_has_each_image_once():
+    for epoch in range(3):
+        places = range(epoch * 16, (epoch + 1) * 16)
+        assert sorted(image_at(place, seed=0, images=16) for place in places) == list(range(16))
+
+
+def test_every_epoch_and_every_seed_has_its_own_order():
+    orders = {
+        tuple(image_at(epoch * 16 + i, seed=seed, images=16) for i in range(16))
+        for epoch in range(3)
+        for seed in range(3)
+    }
+    assert len(orders) == 9
+
+
+def test_batches_run_on_across_the_ends_of_epochs(greys):
+    """7 batches of 6 are 6 epochs of 7: each image six times, and each epoch in its own order."""
+    seen = [number for crops in all_batches(dataset(greys), range(7)) for number in numbers_of(crops)[0]]
+    assert seen == [image_at(place, seed=0, images=7) for place in range(42)]
+    assert Counter(seen) == dict.fromkeys(range(7), 6)
+
+
+def test_both_views_of_a_place_come_from_one_image(greys):
+    for crops in all_batches(dataset(greys), range(3)):
+        first, second = numbers_of(crops)
+        assert first == second
+
+
+def test_crops_are_those_of_the_drawn_boxes(noise_photos):
+    """One image and one view at a time."""
+    images = dataset(noise_photos)
+    (batch,) = all_batches(images, range(4, 5))
+    draws = draw(0, 4, batch_size=6, augmentation=Augmentation())
+    for row in range(6):
+        path = noise_photos / images.paths[image_at(4 * 6 + row, seed=0, images=16)]
+        with Image.open(path) as image:
+            for view in range(2):
+                box = crop_box(40, 40, draws.crop[view * 6 + row], crop_min=0.08, crop_ratio=4 / 3)
+                assert np.array_equal(batch.pixels[view, row], crop(image.convert("RGB"), box, 8))
+
+
+@pytest.mark.parametrize("slice_size", [1, 4, 6, 256])
+def test_the_size_of_a_slice_changes_nothing(noise_photos, monkeypatch, slice_size):
+    whole = pixels(all_batches(dataset(noise_photos), range(3)))
+    monkeypatch.setattr(data, "_SLICE", slice_size)
+    assert torch.equal(pixels(all_batches(dataset(noise_photos), range(3))), whole)
+
+
+def test_the_number_of_workers_changes_nothing(noise_photos, monkeypatch):
+    monkeypatch.setattr(data, "_SLICE", 2)
+    alone = pixels(all_batches(dataset(noise_photos), range(4)))
+    assert torch.equal(pixels(all_batches(dataset(noise_photos), range(4), workers=2)), alone)
+
+
+def test_starting_late_gives_the_batches_that_were_left(noise_photos):
+    whole = pixels(all_batches(dataset(noise_photos), range(5)))
+    assert torch.equal(pixels(all_batches(dataset(noise_photos), range(3, 5))), whole[3:])
+
+
+def test_another_seed_gives_other_crops(noise_photos):
+    one, other = (pixels(all_batches(dataset(noise_photos, seed=seed), range(1))) for seed in (0, 1))
+    assert not torch.equal(one, other)
+
+
+def test_a_file_that_cannot_be_read_is_replaced_by_the_next(greys):
+    (greys / "3.png").write_bytes(b"no image")
+    (crops,) = all_batches(dataset(greys, batch_size=7), range(1))
+    order = [image_at(place, seed=0, images=7) for place in range(7)]
+    assert numbers_of(crops)[0] == [4 if number == 3 else number for number in order]
+
+
+def test_after_the_last_file_comes_the_first(greys):
+    (greys / "6.png").write_bytes(b"")
+    (crops,) = all_batches(dataset(greys, batch_size=7), range(1))
+    order = [image_at(place, seed=0, images=7) for place in range(7)]
+    assert numbers_of(crops)[0] == [0 if number == 6 else number for number in order]
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_file_that_cannot_be_read_is_reported(greys, workers):
+    (greys / "3.png").write_bytes(b"")
+    (crops,) = all_batches(dataset(greys, batch_size=7), range(1), workers=workers)
+    assert crops.unreadable == [("3.png", "empty file")]
+
+
+def test_a_file_that_vanished_is_reported(greys):
+    images = dataset(greys, batch_size=7)
+    (greys / "3.png").unlink()
+    (crops,) = all_batches(images, range(1))
+    assert crops.unreadable == [("3.png", "cannot be read: No such file or directory")]
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_folder_without_one_readable_image_is_an_error_of_one_line(greys, workers):
+    for path in greys.iterdir():
+        path.write_bytes(b"")
+    with pytest.raises(ImageError) as error:
+        all_batches(dataset(greys), range(1), workers=workers)
+    assert str(error.value) == f"{greys}: none of its 7 images can be read (empty file)."

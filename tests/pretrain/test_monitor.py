@@ -1,0 +1,67 @@
+"""Contrastive top-1 against the reference's numbers and a loop."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from simclr.pretrain import monitor
+from simclr.pretrain.monitor import contrastive_top1
+
+REFERENCE = Path(__file__).parent / "reference" / "nt_xent.npz"
+
+
+def loop_top1(z1: Tensor, z2: Tensor) -> float:
+    right = 0
+    for i, a in enumerate(z1):
+        cosines = [torch.dot(a, b) / (a.norm() * b.norm()) for b in z2]
+        right += max(range(len(z2)), key=cosines.__getitem__) == i
+    return right / len(z1)
+
+
+@pytest.fixture
+def similar() -> tuple[Tensor, Tensor]:
+    """Views alike enough that about half find their own."""
+    torch.manual_seed(0)
+    z = torch.randn(40, 4)
+    return z, 3 * (z + 0.5 * torch.randn(40, 4))
+
+
+@pytest.mark.parametrize("case", ["c0", "c1", "c4"])
+def test_top1_is_that_of_the_reference(case):
+    numbers = np.load(REFERENCE)
+    z1, z2 = torch.from_numpy(numbers[f"{case}_projections"]).chunk(2)
+    assert contrastive_top1(z1, z2).item() == pytest.approx(float(numbers[f"{case}_top1"]))
+
+
+def test_top1_is_that_of_a_loop(similar):
+    assert contrastive_top1(*similar).item() == pytest.approx(loop_top1(*similar))
+
+
+def test_the_block_size_changes_nothing(similar, monkeypatch):
+    whole = contrastive_top1(*similar).item()
+    monkeypatch.setattr(monitor, "_BLOCK", 7)
+    assert contrastive_top1(*similar).item() == whole
+
+
+def test_equal_views_all_find_their_own():
+    z = torch.eye(5)
+    assert contrastive_top1(z, z).item() == 1.0
+
+
+def test_views_of_the_next_image_are_all_wrong():
+    z = torch.eye(5)
+    assert contrastive_top1(z, z.roll(1, 0)).item() == 0.0
+
+
+def test_autocast_changes_nothing(similar):
+    with torch.autocast("cpu", torch.bfloat16):
+        inside = contrastive_top1(*similar)
+    assert inside.item() == contrastive_top1(*similar).item()
+
+
+def test_no_gradient_flows_back(similar):
+    z1, z2 = similar
+    assert not contrastive_top1(z1.requires_grad_(), z2).requires_grad

@@ -1,0 +1,426 @@
+"""The loop: repeatable, resumable to the last bit, careful with folders that exist."""
+
+import dataclasses
+import json
+import os
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import load_file
+
+from simclr.encoder import load_encoder
+from simclr.errors import ArtifactError, ConfigError, SimclrError
+from simclr.pretrain import train
+from simclr.pretrain.checkpoint import latest_checkpoint, load_checkpoint
+from simclr.pretrain.config import Augmentation, PretrainConfig, from_toml
+from simclr.pretrain.schedule import learning_rate
+from simclr.pretrain.train import newest_run, run, saved_config
+
+STEPS = 5
+"""16 images, batch 8, two epochs: 16 * 2 // 8 + 1."""
+
+
+@pytest.fixture
+def config(noise_photos: Path) -> PretrainConfig:
+    return PretrainConfig(
+        data=str(noise_photos),
+        encoder="test_resnet",
+        image_size=32,
+        batch_size=8,
+        epochs=2,
+        head_out=16,
+        weight_decay=1e-4,
+        device="cpu",
+        workers=0,
+        threads=1,
+    )
+
+
+@pytest.fixture(autouse=True)
+def _threads_as_before() -> Iterator[None]:
+    """A run sets torch's threads for its whole process."""
+    before = torch.get_num_threads()
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(autouse=True)
+def _light_report(monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> None:
+    """Drawing the report takes longer than the training here; one test draws it."""
+    if "report" not in request.node.name:
+        monkeypatch.setattr(train, "write_report", lambda *args, **kwargs: None)
+
+
+def change(config: PretrainConfig, **settings: Any) -> PretrainConfig:
+    return dataclasses.replace(config, **settings)
+
+
+def metrics_of(folder: Path) -> list[tuple[float, ...]]:
+    """(step, loss, top1, lr) of each line."""
+    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    return [(line["step"], line["loss"], line["top1"], line["lr"]) for line in lines]
+
+
+def digest_of(folder: Path) -> str:
+    return json.loads((folder / "encoder.json").read_text())["weights_sha256"]
+
+
+def everything_in(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def run_and_stop(config: PretrainConfig, out: Path, *, after: int, number: int = signal.SIGTERM) -> list[str]:
+    """Runs until `after` steps are done and a signal arrives; gives the notes."""
+    notes: list[str] = []
+
+    def progress(done: int, total: int, words: str) -> None:
+        if done == after * 8:
+            os.kill(os.getpid(), number)
+
+    with pytest.raises(KeyboardInterrupt):
+        run(config, out=out, progress=progress, note=notes.append)
+    return notes
+
+
+# ---- what a run leaves
+
+
+def test_a_run_leaves_an_encoder_that_loads(config, tmp_path):
+    folder = run(config, out=tmp_path / "run")
+    encoder, info = load_encoder(folder)
+    assert (info.name, info.width, info.small_stem, info.recipe.size) == ("test_resnet", 96, False, 32)
+    assert info.parents == {"run": "run", "data": "noise", "images": 16, "steps": STEPS, "step": STEPS}
+    saved = load_checkpoint(folder / "checkpoints" / f"step-{STEPS:09d}.pt").model
+    for name, tensor in encoder.state_dict().items():
+        assert torch.equal(tensor, saved[f"encoder.{name}"]), name
+
+
+def test_metrics_have_each_step_once_with_its_learning_rate(config, tmp_path):
+    """Peak 0.3 * 8 / 256; warm-up 16 * 0.2 // 8 = 0 steps."""
+    rows = metrics_of(run(config, out=tmp_path / "run"))
+    assert [row[0] for row in rows] == list(range(STEPS))
+    expected = [learning_rate(s, peak=0.3 * 8 / 256, warmup_steps=0, total_steps=STEPS) for s in range(STEPS)]
+    assert [row[3] for row in rows] == pytest.approx(expected, rel=1e-12)
+
+
+def test_warm_up_is_a_share_of_the_run(config, tmp_path):
+    """Half of 2 epochs of 16 images in batches of 8: 2 steps from 0 up."""
+    rows = metrics_of(run(change(config, warmup_fraction=0.5, lr_scaling="none"), out=tmp_path / "run"))
+    assert [row[3] for row in rows] == pytest.approx([0, 0.15, 0.3, 0.225, 0.075], rel=1e-12)
+
+
+def test_progress_counts_images(config, tmp_path):
+    seen: list[tuple[int, int]] = []
+    run(config, out=tmp_path / "run", progress=lambda done, total, words: seen.append((done, total)))
+    assert seen == [(8 * (step + 1), 8 * STEPS) for step in range(STEPS)]
+
+
+def test_the_saved_settings_are_those_of_the_run_with_nothing_left_open(config, tmp_path):
+    folder = run(change(config, batch_size=None, small_stem=None), out=tmp_path / "run")
+    path = folder / "config.toml"
+    assert from_toml(path.read_text(), where=path) == change(config, batch_size=16, small_stem=False)
+
+
+def test_the_report_is_written(config, tmp_path):
+    page = (run(config, out=tmp_path / "run") / "report.html").read_text()
+    assert "<h1>run: step 5 of 5</h1>" in page
+
+
+def test_training_lowers_the_loss(config, tmp_path):
+    """Crops of 16 images told apart: from about 3.0 to 2.1 in 25 steps, with four seeds within 0.1."""
+    easy = Augmentation(crop_min=0.5, jitter=0, grayscale=0, blur=0)
+    quick = change(config, batch_size=16, epochs=24, augmentation=easy, temperature=0.5)
+    folder = run(change(quick, base_lr=10, lr_scaling="none", warmup_fraction=0), out=tmp_path / "run")
+    losses = [row[1] for row in metrics_of(folder)]
+    assert sum(losses[-5:]) / 5 < sum(losses[:5]) / 5 - 0.5
+
+
+def test_weights_to_start_from_are_loaded(config, tmp_path):
+    first = run(config, out=tmp_path / "first")
+    start = change(config, weights=str(first / "encoder.safetensors"), base_lr=1e-30, epochs=1, seed=5)
+    second = run(start, out=tmp_path / "second")
+    before, after = (load_file(folder / "encoder.safetensors") for folder in (first, second))
+    assert torch.equal(before["conv1.0.weight"], after["conv1.0.weight"])
+
+
+def test_the_train_folder_of_a_data_set_is_used_and_said(config, tmp_path):
+    whole = tmp_path / "set"
+    (whole / "test").mkdir(parents=True)
+    Image.new("RGB", (40, 40)).save(whole / "test" / "0.png")
+    Path(config.data).rename(whole / "train")
+    notes: list[str] = []
+    folder = run(change(config, data=str(whole)), out=tmp_path / "run", note=notes.append)
+    assert notes == [f"reading {whole / 'train'}"]
+    assert json.loads((folder / "encoder.json").read_text())["parents"]["images"] == 16
+
+
+def test_a_batch_of_the_whole_set_is_said(config, tmp_path):
+    notes: list[str] = []
+    run(change(config, batch_size=None), out=tmp_path / "run", note=notes.append)
+    assert notes == ["batch size 16: all images of this set"]
+
+
+def test_a_file_that_cannot_be_read_is_said_once(config, tmp_path):
+    (Path(config.data) / "03.jpg").write_bytes(b"")
+    notes: list[str] = []
+    run(config, out=tmp_path / "run", note=notes.append)
+    assert notes == ["skipped 03.jpg: empty file"]
+
+
+# ---- repeatable
+
+
+def test_the_same_seed_gives_the_same_run(config, tmp_path):
+    one, other = (run(config, out=tmp_path / name) for name in ("one", "other"))
+    assert metrics_of(one) == metrics_of(other)
+    assert digest_of(one) == digest_of(other)
+
+
+def test_what_was_random_before_does_not_matter(config, tmp_path):
+    one = run(config, out=tmp_path / "one")
+    torch.manual_seed(99)
+    assert digest_of(run(config, out=tmp_path / "other")) == digest_of(one)
+
+
+def test_another_seed_gives_another_run(config, tmp_path):
+    one = run(config, out=tmp_path / "one")
+    other = run(change(config, seed=1), out=tmp_path / "other")
+    assert metrics_of(one)[0][1] != metrics_of(other)[0][1]
+    assert digest_of(one) != digest_of(other)
+
+
+def test_workers_do_not_change_the_run(config, tmp_path):
+    one = run(config, out=tmp_path / "one")
+    other = run(change(config, workers=2), out=tmp_path / "other")
+    assert metrics_of(one) == metrics_of(other)
+
+
+# ---- stopped and resumed
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_stopped_run_keeps_the_steps_it_did(config, tmp_path, number):
+    run_and_stop(config, tmp_path / "run", after=2, number=number)
+    assert [row[0] for row in metrics_of(tmp_path / "run")] == [0, 1]
+    assert load_checkpoint(latest_checkpoint(tmp_path / "run" / "checkpoints")).step == 2
+
+
+def test_a_stopped_run_says_how_to_go_on(config, tmp_path):
+    folder = tmp_path / "run"
+    notes = run_and_stop(config, folder, after=2)
+    assert notes == [f"stopped after step 2 of {STEPS}. Go on with: simclr pretrain --resume --out {folder}"]
+
+
+@pytest.mark.parametrize("after", [1, 3, STEPS])
+def test_a_stopped_and_resumed_run_is_the_uninterrupted_one_to_the_last_bit(config, tmp_path, after):
+    whole = run(config, out=tmp_path / "whole")
+    run_and_stop(config, tmp_path / "run", after=after)
+    resumed = run(config, out=tmp_path / "run", resume=True)
+    assert metrics_of(resumed) == metrics_of(whole)
+    ends = [load_checkpoint(latest_checkpoint(folder / "checkpoints")) for folder in (resumed, whole)]
+    for name, tensor in ends[0].model.items():
+        assert torch.equal(tensor, ends[1].model[name]), name
+    assert digest_of(resumed) == digest_of(whole)
+
+
+def test_a_run_killed_between_checkpoints_does_the_steps_again(config, tmp_path):
+    """A checkpoint after step 2, then lines up to step 4 and a torn one, as a kill leaves them."""
+    whole = run(config, out=tmp_path / "whole")
+    folder = tmp_path / "run"
+    run_and_stop(config, folder, after=2)
+    lines = (whole / "metrics.jsonl").read_text().splitlines(keepends=True)
+    (folder / "metrics.jsonl").write_text("".join(lines[:4]) + lines[4][:20])
+    run(config, out=folder, resume=True)
+    assert metrics_of(folder) == metrics_of(whole)
+
+
+def test_where_the_newest_checkpoint_is_damaged_it_is_named(config, tmp_path):
+    folder = tmp_path / "run"
+    run_and_stop(config, folder, after=2)
+    newest = folder / "checkpoints" / "step-000000002.pt"
+    newest.write_bytes(newest.read_bytes()[:1000])
+    with pytest.raises(ArtifactError) as error:
+        run(config, out=folder, resume=True)
+    assert str(error.value).startswith(f"{newest}: damaged checkpoint (")
+
+
+def test_without_its_damaged_checkpoint_a_run_goes_on_from_the_one_before(config, tmp_path):
+    often = change(config, checkpoint_every=2)
+    whole = run(often, out=tmp_path / "whole")
+    folder = tmp_path / "run"
+    run_and_stop(often, folder, after=3)
+    (folder / "checkpoints" / "step-000000003.pt").unlink()
+    notes: list[str] = []
+    run(often, out=folder, resume=True, note=notes.append)
+    assert notes == ["resuming at step 2"]
+    assert metrics_of(folder) == metrics_of(whole)
+
+
+def test_checkpoints_are_written_as_often_as_asked(config, tmp_path):
+    folder = run(change(config, checkpoint_every=2), out=tmp_path / "run")
+    names = sorted(path.name for path in (folder / "checkpoints").iterdir())
+    assert names == ["step-000000004.pt", "step-000000005.pt"]
+
+
+def test_a_finished_run_says_so_and_changes_nothing(config, tmp_path):
+    folder = run(config, out=tmp_path / "run")
+    before, notes = everything_in(folder), []
+    assert run(config, out=folder, resume=True, note=notes.append) == folder
+    assert notes == [f"{folder} is finished: {STEPS} of {STEPS} steps done"]
+    assert everything_in(folder) == before
+
+
+def test_resuming_a_run_that_never_started_starts_it(config, tmp_path):
+    assert len(metrics_of(run(config, out=tmp_path / "run", resume=True))) == STEPS
+
+
+def test_speed_and_place_may_change_at_a_resume(config, tmp_path):
+    whole = run(config, out=tmp_path / "whole")
+    run_and_stop(config, tmp_path / "run", after=2)
+    moved = Path(config.data).rename(tmp_path / "moved")
+    faster = change(config, data=str(moved), workers=1, checkpoint_every=1)
+    assert metrics_of(run(faster, out=tmp_path / "run", resume=True)) == metrics_of(whole)
+
+
+@pytest.mark.parametrize(
+    ("settings", "named"),
+    [
+        ({"temperature": 0.5}, "temperature 0.1 -> 0.5"),
+        ({"batch_size": 4}, "batch_size 8 -> 4"),
+        ({"seed": 1}, "seed 0 -> 1"),
+        ({"epochs": 3, "momentum": 0.8}, "epochs 2 -> 3; momentum 0.9 -> 0.8"),
+    ],
+)
+def test_resuming_with_other_settings_is_refused_and_names_them(config, tmp_path, settings, named):
+    folder = tmp_path / "run"
+    run_and_stop(config, folder, after=1)
+    before = everything_in(folder)
+    with pytest.raises(ConfigError) as error:
+        run(change(config, **settings), out=folder, resume=True)
+    assert str(error.value) == (
+        f"{folder}: was started with other settings ({named}). Resume without them, or use another --out."
+    )
+    assert everything_in(folder) == before
+
+
+def test_resuming_on_other_images_is_refused(config, tmp_path):
+    folder = tmp_path / "run"
+    run_and_stop(config, folder, after=1)
+    data = Path(config.data)
+    (data / "00.jpg").rename(data / "zz.jpg")
+    with pytest.raises(ConfigError) as error:
+        run(config, out=folder, resume=True)
+    assert str(error.value) == (
+        f"{data}: its images are not those that {folder} was started on. Restore them, or use a new --out."
+    )
+
+
+# ---- refused
+
+
+def test_an_existing_run_is_not_touched_without_resume(config, tmp_path):
+    folder = run(config, out=tmp_path / "run")
+    before = everything_in(folder)
+    with pytest.raises(ConfigError) as error:
+        run(config, out=folder)
+    assert str(error.value) == (
+        f"{folder}: a run exists there. Continue it with --resume, or use another --out."
+    )
+    assert everything_in(folder) == before
+
+
+@pytest.mark.parametrize("resume", [True, False])
+def test_a_folder_of_something_else_is_refused(config, tmp_path, resume):
+    (tmp_path / "letters").mkdir()
+    (tmp_path / "letters" / "one.txt").write_text("dear")
+    with pytest.raises(ConfigError) as error:
+        run(config, out=tmp_path / "letters", resume=resume)
+    assert str(error.value) == f"{tmp_path / 'letters'}: exists and is no run. Use another --out."
+    assert everything_in(tmp_path / "letters") == {"one.txt": b"dear"}
+
+
+def test_a_batch_larger_than_the_set_is_refused(config, tmp_path):
+    with pytest.raises(ConfigError) as error:
+        run(change(config, batch_size=17), out=tmp_path / "run")
+    assert str(error.value) == "batch_size (17) is more than the 16 images found. Give at most 16."
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"batch_size": 17},
+        {"encoder": "resnet5O"},
+        {"weights": "none.pt"},
+        {"device": "abacus"},
+        {"data": "none"},
+    ],
+    ids=lambda settings: next(iter(settings)),
+)
+def test_a_refused_run_leaves_no_folder(config, tmp_path, settings):
+    with pytest.raises(SimclrError):
+        run(change(config, **settings), out=tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_device_that_is_not_there_is_refused_and_named(config, tmp_path):
+    with pytest.raises(ConfigError, match="device 'abacus' cannot be used"):
+        run(change(config, device="abacus"), out=tmp_path / "run")
+
+
+def test_a_loss_that_is_no_number_ends_the_run(config, tmp_path, monkeypatch):
+    """From step 2 on the loss is not a number; what came before is kept."""
+    calls = iter(range(STEPS))
+
+    def failing(z1, z2, *, temperature):
+        return (z1 * z2).mean() * (float("nan") if next(calls) == 2 else 1.0)
+
+    monkeypatch.setattr(train, "nt_xent", failing)
+    with pytest.raises(SimclrError) as error:
+        run(change(config, checkpoint_every=1), out=tmp_path / "run")
+    assert str(error.value).startswith(f"{tmp_path / 'run'}: the loss is nan at step 2.")
+    assert [row[0] for row in metrics_of(tmp_path / "run")] == [0, 1]
+    assert load_checkpoint(latest_checkpoint(tmp_path / "run" / "checkpoints")).step == 2
+
+
+def test_a_learning_rate_beyond_reason_is_said_to_be_the_cause(config, tmp_path):
+    with pytest.raises(
+        SimclrError, match=r"the loss is nan at step \d\. Start a new run with base_lr below 1e"
+    ):
+        run(change(config, base_lr=1e30, lr_scaling="none"), out=tmp_path / "run")
+
+
+# ---- runs
+
+
+def test_without_out_a_run_gets_a_folder_named_after_its_encoder(config, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    folder = run(config)
+    assert folder.parent == Path("runs")
+    assert folder.name.endswith("-test_resnet")
+
+
+def test_the_newest_run_is_the_one_saved_last(tmp_path):
+    for name, time in (("old", 100), ("new", 300), ("middle", 200)):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "config.toml").touch()
+        os.utime(tmp_path / name, (time, time))
+    (tmp_path / "no_run").mkdir()
+    assert newest_run(tmp_path) == tmp_path / "new"
+
+
+def test_without_runs_there_is_no_newest(tmp_path):
+    assert newest_run(tmp_path / "runs") is None
+
+
+def test_a_folder_without_a_run_has_no_saved_settings(tmp_path):
+    assert saved_config(tmp_path) is None
+
+
+def test_saved_settings_are_read_back(config, tmp_path):
+    folder = run(config, out=tmp_path / "run")
+    assert saved_config(folder) == change(config, small_stem=False)

@@ -1,0 +1,200 @@
+"""Each verb: what it prints, and what it says when something is wrong."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+import simclr
+from simclr.cli import app
+
+
+def run(*arguments: object, cwd: Path | None = None) -> tuple[int, str, str]:
+    """Exit code, stdout, stderr of a command, in this process."""
+    before = Path.cwd()
+    if cwd:
+        os.chdir(cwd)
+    try:
+        result = CliRunner().invoke(app, [str(argument) for argument in arguments])
+    finally:
+        os.chdir(before)
+    if result.exception and not isinstance(result.exception, SystemExit):
+        raise result.exception
+    return result.exit_code, result.stdout, result.stderr
+
+
+@pytest.fixture
+def index(model, photos, tmp_path) -> Path:
+    """The twelve photos, indexed."""
+    path = tmp_path / "out.faiss"
+    assert run("embed", photos, "--index", path, "--model", model)[0] == 0
+    return path
+
+
+def test_version():
+    assert run("--version") == (0, f"{simclr.__version__}\n", "")
+
+
+def test_python_m_simclr_is_the_command():
+    done = subprocess.run(
+        [sys.executable, "-m", "simclr", "--help"], capture_output=True, text=True, check=True
+    )
+    assert done.stdout.startswith("Usage: simclr ")
+
+
+def test_embed_says_what_it_did_and_what_the_index_is_worth(model, photos, tmp_path):
+    code, out, err = run("embed", photos, "--index", tmp_path / "out.faiss", "--model", model)
+    first, second = out.splitlines()
+    assert code == 0
+    assert first == f"{tmp_path / 'out.store'}: 12 added, 0 changed, 0 unchanged, 0 dropped, 0 skipped"
+    assert second.startswith(f"{tmp_path / 'out.faiss'}: 12 vectors, IDMap2,Flat, recall@10 1.000, ")
+    assert f"next: simclr search {tmp_path / 'out.faiss'} IMAGE" in err
+
+
+def test_embedding_again_changes_nothing(index, photos):
+    before = index.stat().st_mtime_ns
+    code, out, _ = run("embed", photos, "--index", index)
+    assert (code, index.stat().st_mtime_ns) == (0, before)
+    assert "0 added, 0 changed, 12 unchanged, 0 dropped, 0 skipped" in out
+
+
+def test_a_bad_file_is_skipped_and_named(model, photos, tmp_path):
+    (photos / "bad.jpg").write_bytes(b"\xff\xd8\xff")
+    code, out, err = run("embed", photos, "--index", tmp_path / "out.faiss", "--model", model)
+    assert code == 0
+    assert "12 added" in out and "1 skipped" in out
+    assert f"skipped files and reasons: {tmp_path / 'out.store' / 'skipped.csv'}" in err
+
+
+def test_embed_fails_when_no_image_can_be_read(model, tmp_path):
+    folder = tmp_path / "bad"
+    folder.mkdir()
+    (folder / "a.jpg").write_bytes(b"no image")
+    code, _, err = run("embed", folder, "--index", tmp_path / "out.faiss", "--model", model)
+    assert code == 1
+    assert "error: none of the images could be embedded" in err
+    assert not (tmp_path / "out.faiss").exists()
+
+
+def test_search_prints_similarity_and_path_best_first(index, photos):
+    code, out, err = run("search", index, photos / "warm/red_light.png", "-k", 2)
+    assert (code, err) == (0, "")
+    first, second = out.splitlines()
+    assert first == f"1.000  {photos / 'warm/red_light.png'}"
+    assert second.endswith(f"{photos / 'warm/red_dark.png'}")
+
+
+def test_search_json_gives_one_object_a_line_with_the_documented_keys(index, photos):
+    queries = [photos / "warm/red_light.png", photos / "cold/blue_light.png"]
+    lines = [json.loads(line) for line in run("search", index, *queries, "-k", 3, "--json")[1].splitlines()]
+    assert [list(line) for line in lines] == [["query", "rank", "id", "path", "similarity"]] * 6
+    assert [line["rank"] for line in lines] == [1, 2, 3, 1, 2, 3]
+    assert [line["query"] for line in lines[::3]] == [str(query) for query in queries]
+    assert all(Path(line["path"]).exists() for line in lines)
+
+
+def test_search_writes_a_gallery(index, photos, tmp_path):
+    code, _, err = run("search", index, photos / "warm/red_light.png", "--html", tmp_path / "g.html")
+    assert code == 0
+    assert f"gallery: {tmp_path / 'g.html'}" in err
+    assert (tmp_path / "g.html").read_text().count("data:image/jpeg;base64,") == 11
+
+
+def test_searching_a_stale_index_says_how_to_mend_it(index, photos):
+    (photos / "warm/red_dark.png").unlink()
+    run("embed", photos, "--store", index.with_suffix(".store"))
+    code, out, err = run("search", index, photos / "warm/red_light.png")
+    assert code == 0
+    assert f"{index} is older than its store" in err
+    assert "red_dark" not in out
+
+
+def test_export_says_what_it_wrote_and_how_close_it_is(tmp_path):
+    out_folder = tmp_path / "export"
+    code, out, err = run(
+        "export", "timm:test_resnet", "--no-pretrained", "--image-size", 32, "--out", out_folder
+    )
+    assert code == 0
+    assert out.splitlines()[0].startswith(f"{out_folder / 'encoder.onnx'}  fp32  ")
+    assert "parity: 16 images at batch 1, 2, 7, 256: smallest cosine 1.0000000" in out or "0.99999" in out
+    assert f"next: simclr embed PHOTOS --model {out_folder}" in err
+
+
+def test_a_pretrain_command_leaves_a_run_and_refuses_to_overwrite_it(noise_photos, tmp_path):
+    arguments = ["pretrain", "--data", noise_photos, "--out", tmp_path / "run", "--encoder", "test_resnet"]
+    arguments += ["--image-size", 32, "--batch-size", 8, "--epochs", 1, "--set", "workers=0"]
+    code, out, err = run(*arguments)
+    assert (code, out) == (0, f"{tmp_path / 'run'}\n")
+    assert f"next: simclr export {tmp_path / 'run'}" in err
+    before = (tmp_path / "run/metrics.jsonl").read_bytes()
+
+    code, _, err = run(*arguments)
+    assert code == 2
+    assert (
+        err
+        == f"error: {tmp_path / 'run'}: a run exists there. Continue it with --resume, or use another --out.\n"
+    )
+    assert (tmp_path / "run/metrics.jsonl").read_bytes() == before
+
+    code, out, err = run("pretrain", "--resume", "--out", tmp_path / "run")
+    assert code == 0
+    assert "is finished: 3 of 3 steps done" in err
+
+
+MISTAKES = {
+    "no data": (["pretrain"], 2, "--data is missing"),
+    "no such folder": (["pretrain", "--data", "nope"], 1, "nope: no such folder"),
+    "no image in it": (["pretrain", "--data", "empty"], 1, "empty: no image found"),
+    "unknown setting": (["pretrain", "--data", "photos", "--set", "epoch=3"], 2, "epoch: no such setting. Did you mean epochs?"),
+    "unknown encoder": (["pretrain", "--data", "photos", "--encoder", "resnet5o"], 2, "Did you mean resnet50"),
+    "batch too large": (["pretrain", "--data", "photos", "--batch-size", "99"], 2, "more than the 12 images found"),
+    "nothing to export": (["export"], 2, "no run in it"),
+    "no such run": (["export", "runs/x"], 1, "runs/x: no such run folder or weights file"),
+    "unknown timm model": (["export", "timm:resnet5o"], 2, "is not a timm model"),
+    "no model": (["embed", "photos", "--index", "o.faiss"], 1, "no exported model"),
+    "no index named": (["embed", "photos"], 2, "--index is missing"),
+    "folder missing": (["embed", "nope", "--index", "o.faiss", "--model", "MODEL"], 1, "nope: no such folder"),
+    "folder empty": (["embed", "empty", "--index", "o.faiss", "--model", "MODEL"], 1, "empty: no image found"),
+    "backend missing": (["embed", "photos", "--index", "o.faiss", "--model", "MODEL", "--backend", "cuda"], 2, "backend cuda"),
+    "no index": (["search", "o.faiss", "photos/warm/red_light.png"], 1, "o.faiss: no such index"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("mistake", MISTAKES)
+def test_a_mistake_is_one_line_with_its_exit_code_and_leaves_nothing(mistake, photos, model, tmp_path):
+    arguments, expected_code, words = MISTAKES[mistake]
+    (tmp_path / "empty").mkdir()
+    before = sorted(tmp_path.rglob("*"))
+    arguments = [str(model) if argument == "MODEL" else argument for argument in arguments]
+    code, out, err = run(*arguments, cwd=tmp_path)
+    errors = [line for line in err.splitlines() if line.startswith("error: ")]
+    assert (code, out, len(errors)) == (expected_code, "", 1)
+    assert words in errors[0]
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_a_damaged_index_is_refused(index, photos):
+    content = bytearray(index.read_bytes())
+    content[-20] ^= 1
+    index.write_bytes(content)
+    code, out, err = run("search", index, photos / "warm/red_light.png")
+    assert (code, out) == (1, "")
+    assert f"error: {index}: damaged or replaced" in err
+
+
+def test_a_query_by_another_encoder_is_refused(index, photos, other_model):
+    code, out, err = run("search", index, photos / "warm/red_light.png", "--model", other_model)
+    assert (code, out) == (1, "")
+    assert "but the index was made by" in err
+
+
+def test_vectors_of_another_encoder_are_not_added(index, photos, other_model):
+    before = (index.with_suffix(".store") / "manifest.json").read_bytes()
+    code, _, err = run("embed", photos, "--index", index, "--model", other_model)
+    assert code == 1
+    assert "its vectors were made by encoder" in err
+    assert (index.with_suffix(".store") / "manifest.json").read_bytes() == before

@@ -1,0 +1,134 @@
+"""Who may import whom; what runs without torch; the map and `__all__` agree with the tree."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import simclr
+
+PACKAGE = Path(simclr.__file__).parent
+ROOT = PACKAGE.parent
+
+LEAVES = {"errors", "cpus", "stopping"}
+"""Everything may use these; they use nothing."""
+
+MAY_IMPORT = {
+    "images": set(),
+    "preprocess": set(),
+    "sources": {"images"},
+    "artifacts": {"preprocess"},
+    "encoder": {"artifacts", "preprocess"},
+    "runtime": {"images", "preprocess", "artifacts"},
+    "pretrain": {"images", "sources", "preprocess", "artifacts", "encoder"},
+    "export": {"images", "sources", "preprocess", "artifacts", "encoder", "runtime"},
+    "embed": {"images", "sources", "preprocess", "artifacts", "runtime"},
+    "classify": {"images", "sources", "preprocess", "artifacts", "runtime", "embed"},
+    "serve": {"images", "preprocess", "artifacts", "runtime", "embed", "classify"},
+    "progress": set(),
+    "demo": {"progress", "pretrain", "export", "embed", "classify", "runtime"},
+    "cli": {"progress", "pretrain", "export", "embed", "classify", "runtime", "demo"},
+    "__main__": {"cli"},
+    "__init__": {"embed", "runtime"},
+}
+TORCH = {"encoder", "pretrain", "export"}
+"""The only parts that may say torch, torchvision or timm."""
+
+FILES = sorted(path.relative_to(PACKAGE).as_posix() for path in PACKAGE.rglob("*.py"))
+
+
+def part_of(file: str) -> str:
+    return file.split("/")[0].removesuffix(".py")
+
+
+def parts_used(source: str) -> set[str]:
+    """Names of the parts of `simclr` that a source file imports, anywhere in it."""
+    names: set[str] = set()
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.ImportFrom):
+            assert node.level == 0, "the house writes absolute imports"
+            package, *below = (node.module or "").split(".")
+            if package == "simclr":
+                names |= {below[0]} if below else {alias.name for alias in node.names}
+        elif isinstance(node, ast.Import):
+            names |= {alias.name.split(".")[1] for alias in node.names if alias.name.startswith("simclr.")}
+    return names & set(MAY_IMPORT) | names & LEAVES
+
+
+def test_parts_used_sees_every_way_of_importing():
+    source = (
+        "import simclr.embed.store\nfrom simclr.export import x\ndef f():\n    from simclr import runtime\n"
+    )
+    assert parts_used(source) == {"embed", "export", "runtime"}
+
+
+@pytest.mark.parametrize("file", FILES)
+def test_a_file_imports_only_what_its_part_may(file):
+    part = part_of(file)
+    used = parts_used((PACKAGE / file).read_text()) - {part}
+    if part in LEAVES:
+        assert used == set()
+    else:
+        assert used <= MAY_IMPORT[part] | LEAVES
+
+
+@pytest.mark.parametrize("file", [file for file in FILES if part_of(file) not in TORCH])
+def test_only_training_and_export_say_torch(file):
+    for node in ast.walk(ast.parse((PACKAGE / file).read_text())):
+        modules = [node.module or ""] if isinstance(node, ast.ImportFrom) else []
+        modules += [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+        assert not {module.split(".")[0] for module in modules} & {"torch", "torchvision", "timm"}
+
+
+def modules_loaded_by(code: str) -> set[str]:
+    script = f"import sys\n{code}\nprint(*{{name.split('.')[0] for name in sys.modules}})"
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=True, cwd=ROOT
+    )
+    return set(done.stdout.splitlines()[-1].split())
+
+
+def test_importing_the_package_loads_nothing_heavy():
+    heavy = {"torch", "timm", "faiss", "onnxruntime", "numpy", "PIL", "pyarrow", "typer"}
+    assert not modules_loaded_by("import simclr") & heavy
+
+
+def test_the_command_line_starts_without_torch_faiss_or_onnxruntime():
+    assert not modules_loaded_by("import simclr.cli") & {"torch", "timm", "faiss", "onnxruntime", "pyarrow"}
+
+
+def test_embedding_and_searching_run_without_torch(model, photos, tmp_path):
+    code = f"""
+from pathlib import Path
+from simclr import Encoder, Index, Store
+from simclr.embed import build_index, embed_folders
+encoder = Encoder.open({str(model)!r})
+embed_folders([Path({str(photos)!r})], Path({str(tmp_path / "o.store")!r}), encoder, model=encoder.folder)
+build_index(Store.open({str(tmp_path / "o.store")!r}), Path({str(tmp_path / "o.faiss")!r}))
+assert Index.open({str(tmp_path / "o.faiss")!r}).search({str(photos / "warm/red_light.png")!r})[0][0].similarity > 0.999
+"""
+    loaded = modules_loaded_by(code)
+    assert {"faiss", "onnxruntime"} <= loaded
+    assert not loaded & {"torch", "torchvision", "timm", "onnx"}
+
+
+@pytest.mark.parametrize("module", ["simclr", "simclr.pretrain", "simclr.embed", "simclr.export"])
+def test_every_name_in_all_exists(module):
+    imported = __import__(module, fromlist=["__all__"])
+    for name in imported.__all__:
+        assert getattr(imported, name) is not None
+
+
+def test_the_map_names_every_file_of_the_package():
+    text = (ROOT / "ARCHITECTURE.md").read_text()
+    missing = [file for file in FILES if Path(file).name not in text and not file.endswith("__init__.py")]
+    assert missing == []
+
+
+def test_the_map_names_no_file_that_is_gone():
+    text = (ROOT / "ARCHITECTURE.md").read_text()
+    tree = text.split("```")[1]
+    named = {word for word in tree.split() if word.endswith(".py")}
+    assert named <= {Path(file).name for file in FILES}
