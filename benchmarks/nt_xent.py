@@ -1,10 +1,10 @@
 """Claim: forward + backward of nt_xent at B 4096, D 128 on CPU takes at most half the time and a fifth of the
 extra memory of lightly's NTXentLoss, at the same loss and gradient."""
 
-import resource
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import torch
 from lightly.loss import NTXentLoss
@@ -42,9 +42,16 @@ def extra_megabytes(name: str) -> float:
 def measure_memory(name: str) -> None:
     LOSSES[name](*projections(64)).backward()
     z = projections()
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    Path("/proc/self/clear_refs").write_text("5")  # forget the peak of the imports
+    before = peak_megabytes()
     LOSSES[name](*z).backward()
-    print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1e3)
+    print(peak_megabytes() - before)
+
+
+def peak_megabytes() -> float:
+    """Largest resident set of this process; ru_maxrss would count the parent's as well."""
+    line = next(x for x in Path("/proc/self/status").read_text().splitlines() if x.startswith("VmHWM"))
+    return int(line.split()[1]) * 1024 / 1e6
 
 
 def main() -> None:

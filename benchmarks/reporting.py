@@ -35,9 +35,12 @@ def write(name: str, *, claim: str, body: str, packages: list[str], data: str) -
     """A dated report beside the scripts; also printed."""
     versions = ", ".join(f"{package} {importlib.metadata.version(package)}" for package in packages)
     today = datetime.date.today()
+    command = " ".join(
+        ["python", f"benchmarks/{Path(sys.argv[0]).name}", *(Path(word).name for word in sys.argv[1:])]
+    )
     text = (
         f"# {claim}\n\n"
-        f"- date: {today}\n- command: `python benchmarks/{Path(sys.argv[0]).name}`\n- data: {data}\n"
+        f"- date: {today}\n- command: `{command}`\n- data: {data}\n"
         f"- machine: {_processor()}, {available_cpus()} cores used, {platform.system()} {platform.machine()}\n"
         f"- versions: Python {platform.python_version()}, {versions}\n\n{body}\n"
     )
