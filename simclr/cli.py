@@ -15,7 +15,7 @@ import typer
 
 import simclr
 from simclr import progress
-from simclr.errors import ConfigError, ExportMismatch, SimclrError
+from simclr.errors import ConfigError, ExportMismatch, MissingExtra, SimclrError
 
 app = typer.Typer(
     name="simclr",
@@ -33,6 +33,16 @@ def main() -> None:
     app(prog_name="simclr")
 
 
+_EXTRA_OF = {
+    "torch": "train",
+    "torchvision": "train",
+    "timm": "train",
+    "onnx": "train",
+    "onnxscript": "train",
+}
+"""Packages that whole stages import at their top, and the extra that brings them."""
+
+
 @contextmanager
 def user_errors(stopped: str = "stopped") -> Iterator[None]:
     """What a user can mend becomes one line on stderr and its exit code."""
@@ -42,6 +52,12 @@ def user_errors(stopped: str = "stopped") -> Iterator[None]:
         note(f"error: {exc}")
         code = 2 if isinstance(exc, ConfigError) else 3 if isinstance(exc, ExportMismatch) else 1
         raise typer.Exit(code) from exc
+    except ModuleNotFoundError as exc:
+        package = (exc.name or "").split(".")[0]
+        if package not in _EXTRA_OF:
+            raise
+        note(f"error: {MissingExtra(package, _EXTRA_OF[package])}")
+        raise typer.Exit(1) from exc
     except OSError as exc:  # a full disk, a folder that may not be written, ...
         note(f"error: {exc.filename or 'input or output'}: {exc.strerror or exc}")
         raise typer.Exit(1) from exc
@@ -82,9 +98,9 @@ def demo(
 
     Example: simclr demo --out demo
     """
-    from simclr.demo import run_demo
-
     with user_errors():
+        from simclr.demo import run_demo
+
         run_demo(out, seed=seed, say=typer.echo, note=note)
 
 

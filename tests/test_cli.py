@@ -198,3 +198,13 @@ def test_vectors_of_another_encoder_are_not_added(index, photos, other_model):
     assert code == 1
     assert "its vectors were made by encoder" in err
     assert (index.with_suffix(".store") / "manifest.json").read_bytes() == before
+
+
+@pytest.mark.parametrize("package", ["torch", "timm", "onnx"])
+def test_a_missing_package_is_named_with_the_line_that_installs_it(package, tmp_path):
+    """In a fresh interpreter where the import fails, as on a machine that only serves."""
+    code = f"import sys\nsys.modules[{package!r}] = None\nimport simclr.cli\nsimclr.cli.main()"
+    command = [sys.executable, "-c", code, "export", "timm:test_resnet", "--no-pretrained"]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)
+    line = f"error: {package} is not installed. Run: pip install 'simclr-toolkit[train]'\n"
+    assert (done.returncode, done.stderr) == (1, line)

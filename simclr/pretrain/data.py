@@ -5,7 +5,7 @@ s*B .. (s+1)*B of the endless sequence of permutations. So a resumed run needs o
 """
 
 import signal
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -16,14 +16,15 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from simclr.errors import ImageError
+from simclr.errors import ImageError, SimclrError, reason
 from simclr.images import decode
 from simclr.pretrain.config import Augmentation
 from simclr.pretrain.views import crop, crop_box, draw
 from simclr.sources import read
 
-_SLICE = 256
-"""Images that one worker handles at a time: small enough to spread a batch of 4096 over the workers."""
+_SLICE = 64
+"""Images that one worker handles at a time: spreads a batch over the workers, and 19 MB of crops at 224 px are
+within what containers give to shared memory."""
 
 
 @dataclass(frozen=True)
@@ -124,15 +125,28 @@ class _Slices(Sampler[tuple[int, int, int]]):
                 yield step, start, min(start + _SLICE, self.batch_size)
 
 
-def _ignore_ctrl_c(_: int) -> None:
-    """The terminal sends Ctrl-C to workers too; the training process alone decides when to stop."""
+def _told_of_dead_workers(loader: DataLoader[Crops | ImageError]) -> Iterator[Crops | ImageError]:
+    try:
+        yield from loader
+    except RuntimeError as exc:
+        if "DataLoader worker" not in str(exc):
+            raise
+        raise SimclrError(
+            f"a process that decodes images died ({reason(exc)}). If memory ran out, use fewer with --set workers=1; "
+            "then go on with --resume."
+        ) from exc
+
+
+def _leave_signals_to_training(_: int) -> None:
+    """Terminals and schedulers signal workers, too; the training process alone decides when to stop."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
 
 
-def batches(dataset: TwoCrops, *, steps: range, workers: int, pin: bool) -> Iterator[Crops]:
-    """The whole batch of each step, in order; `pixels` is (2, B, size, size, 3).
+def batches(dataset: TwoCrops, *, steps: range, workers: int, pin: bool) -> Generator[Crops, None, None]:
+    """The whole batch of each step, in order; `pixels` is (2, B, size, size, 3). `close` ends the workers.
 
-    Raises ImageError if no image can be read.
+    Raises ImageError if no image can be read, SimclrError if a worker dies.
     """
     loader = DataLoader(
         dataset,
@@ -140,12 +154,12 @@ def batches(dataset: TwoCrops, *, steps: range, workers: int, pin: bool) -> Iter
         sampler=_Slices(steps, dataset.batch_size),
         num_workers=workers,
         pin_memory=pin,
-        prefetch_factor=4 if workers else None,
-        worker_init_fn=_ignore_ctrl_c,
+        prefetch_factor=2 if workers else None,
+        worker_init_fn=_leave_signals_to_training,
     )
     parts: list[Crops] = []
     gathered = 0
-    for part in loader:
+    for part in _told_of_dead_workers(loader):
         if isinstance(part, ImageError):
             raise part
         parts.append(part)

@@ -204,6 +204,7 @@ def run(
             if saved != steps:
                 save(steps)
     finally:
+        loader.close()
         recorder.close()
     return folder
 

@@ -4,6 +4,9 @@ import dataclasses
 import json
 import os
 import signal
+import subprocess
+import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -424,3 +427,22 @@ def test_a_folder_without_a_run_has_no_saved_settings(tmp_path):
 def test_saved_settings_are_read_back(config, tmp_path):
     folder = run(config, out=tmp_path / "run")
     assert saved_config(folder) == change(config, small_stem=False)
+
+
+def test_a_signal_to_the_whole_process_group_stops_at_a_step_and_leaves_no_worker(noise_photos, tmp_path):
+    """Schedulers and terminals signal the loader's workers as well."""
+    out = tmp_path / "run"
+    command = [sys.executable, "-m", "simclr", "pretrain", "--data", noise_photos, "--out", out]
+    command += ["--encoder", "test_resnet", "--image-size", "32", "--batch-size", "8", "--epochs", "100000"]
+    command += ["--set", "workers=2", "--set", "threads=1"]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, start_new_session=True)
+    while not (out / "metrics.jsonl").exists() or not (out / "metrics.jsonl").read_text():
+        assert process.poll() is None
+        time.sleep(0.05)
+    os.killpg(process.pid, signal.SIGTERM)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 1
+    assert f"Go on with: simclr pretrain --resume --out {out}" in err
+    assert "Traceback" not in err
+    with pytest.raises(ProcessLookupError):
+        os.killpg(process.pid, 0)
