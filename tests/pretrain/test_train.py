@@ -408,10 +408,10 @@ def test_without_out_a_run_gets_a_folder_named_after_its_encoder(config, tmp_pat
 
 
 def test_the_newest_run_is_the_one_saved_last(tmp_path):
-    for name, time in (("old", 100), ("new", 300), ("middle", 200)):
+    for name, seconds in (("old", 100), ("new", 300), ("middle", 200)):
         (tmp_path / name).mkdir()
         (tmp_path / name / "config.toml").touch()
-        os.utime(tmp_path / name, (time, time))
+        os.utime(tmp_path / name, (seconds, seconds))
     (tmp_path / "no_run").mkdir()
     assert newest_run(tmp_path) == tmp_path / "new"
 
