@@ -138,10 +138,8 @@ def run(
         pending.clear()
 
     def save(step: int) -> None:
+        """The checkpoint comes last: a kill in between means doing these steps again, not an old encoder."""
         record()
-        save_checkpoint(
-            folder / "checkpoints", step=step, data_sha256=data_sha256, model=model, optimizer=optimizer
-        )
         info = EncoderInfo(
             name=config.encoder,
             small_stem=bool(config.small_stem),
@@ -153,6 +151,9 @@ def run(
         save_encoder(folder, encoder, info)
         settings = to_toml(config)
         write_report(folder, title=f"{folder.name}: step {step} of {steps}", settings=settings, note=note)
+        save_checkpoint(
+            folder / "checkpoints", step=step, data_sha256=data_sha256, model=model, optimizer=optimizer
+        )
 
     # ---- the loop
     dataset = TwoCrops(
@@ -203,6 +204,10 @@ def run(
                     raise KeyboardInterrupt
             if saved != steps:
                 save(steps)
+    except torch.OutOfMemoryError as exc:
+        raise SimclrError(
+            f"{device}: out of memory at batch size {batch}, {config.image_size} pixels. Use a smaller --batch-size."
+        ) from exc
     finally:
         loader.close()
         recorder.close()

@@ -446,3 +446,26 @@ def test_a_signal_to_the_whole_process_group_stops_at_a_step_and_leaves_no_worke
     assert "Traceback" not in err
     with pytest.raises(ProcessLookupError):
         os.killpg(process.pid, 0)
+
+
+def test_a_kill_while_the_last_checkpoint_is_written_does_not_leave_an_old_encoder(
+    config, tmp_path, monkeypatch
+):
+    """A finished run must mean a finished encoder: what vouches for the run is written last."""
+    real = train.save_checkpoint
+
+    def killed(folder, *, step, **state):
+        if step == STEPS:
+            raise MemoryError("stands for a kill")
+        real(folder, step=step, **state)
+
+    config = dataclasses.replace(config, checkpoint_every=2)
+    monkeypatch.setattr(train, "save_checkpoint", killed)
+    with pytest.raises(MemoryError):
+        run(config, out=tmp_path / "run")
+    assert load_encoder(tmp_path / "run")[1].parents["step"] == STEPS
+    monkeypatch.undo()
+    notes: list[str] = []
+    run(config, out=tmp_path / "run", resume=True, note=notes.append)
+    assert "resuming at step 4" in notes
+    assert load_encoder(tmp_path / "run")[1].parents["step"] == STEPS
