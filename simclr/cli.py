@@ -240,6 +240,8 @@ def embed(
             raise ConfigError(
                 "--index is missing. Give the index to write: simclr embed FOLDER --index out.faiss"
             )
+        if index is not None and (index.is_dir() or index.suffix == ".store"):
+            raise ConfigError(f"{index}: names a folder. Give the index a file name, such as out.faiss.")
         from simclr.embed.folder import embed_folders
         from simclr.embed.index import update_index
         from simclr.embed.store import Store

@@ -157,6 +157,8 @@ MISTAKES = {
     "unknown timm model": (["export", "timm:resnet5o"], 2, "is not a timm model"),
     "no model": (["embed", "photos", "--index", "o.faiss"], 1, "no exported model"),
     "no index named": (["embed", "photos"], 2, "--index is missing"),
+    "index is a folder": (["embed", "photos", "--index", "empty", "--model", "MODEL"], 2, "empty: names a folder"),
+    "index is a store": (["embed", "photos", "--index", "o.store", "--model", "MODEL"], 2, "o.store: names a folder"),
     "folder missing": (["embed", "nope", "--index", "o.faiss", "--model", "MODEL"], 1, "nope: no such folder"),
     "folder empty": (["embed", "empty", "--index", "o.faiss", "--model", "MODEL"], 1, "empty: no image found"),
     "backend missing": (["embed", "photos", "--index", "o.faiss", "--model", "MODEL", "--backend", "cuda"], 2, "backend cuda"),
