@@ -249,7 +249,7 @@ class Store:
             return pq.read_table(path, columns=columns)
         except (OSError, pa.ArrowException) as exc:
             raise ArtifactError(
-                f"{path}: missing or damaged ({reason(exc)}). Delete the store and run `simclr embed` again."
+                f"{path}: missing or damaged ({reason(exc)}). If `simclr embed` is at work on it, try again; else delete the store and embed again."
             ) from exc
 
     def _vectors(self, shard: ShardInfo) -> NDArray[np.float16]:
@@ -258,7 +258,7 @@ class Store:
             vectors: NDArray[np.float16] = np.load(path)
         except (OSError, ValueError, EOFError) as exc:
             raise ArtifactError(
-                f"{path}: missing or damaged ({exc}). Delete the store and run `simclr embed` again."
+                f"{path}: missing or damaged ({reason(exc)}). If `simclr embed` is at work on it, try again; else delete the store and embed again."
             ) from exc
         return vectors
 
