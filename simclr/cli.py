@@ -5,6 +5,8 @@ threshold, 1 every other failure.
 """
 
 import json
+import os
+import platform
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -49,7 +51,8 @@ def user_errors(stopped: str = "stopped") -> Iterator[None]:
     try:
         yield
     except SimclrError as exc:
-        note(f"error: {exc}")
+        if not (isinstance(exc, ConfigError) and _is_one_of_several()):
+            note(f"error: {exc}")
         code = 2 if isinstance(exc, ConfigError) else 3 if isinstance(exc, ExportMismatch) else 1
         raise typer.Exit(code) from exc
     except ModuleNotFoundError as exc:
@@ -62,8 +65,14 @@ def user_errors(stopped: str = "stopped") -> Iterator[None]:
         note(f"error: {exc.filename or 'input or output'}: {exc.strerror or exc}")
         raise typer.Exit(1) from exc
     except KeyboardInterrupt as exc:
-        note(stopped)
+        if not _is_one_of_several():
+            note(stopped)
         raise typer.Exit(1) from exc
+
+
+def _is_one_of_several() -> bool:
+    """Whether this is not the first of several processes, which all find the same settings wrong."""
+    return os.environ.get("RANK", "0") != "0"
 
 
 def note(line: str) -> None:
@@ -118,8 +127,19 @@ def pretrain(
     epochs: Annotated[int | None, typer.Option(help="[default: 100]")] = None,
     seed: Annotated[int | None, typer.Option(help="[default: 0]")] = None,
     weights: Annotated[
-        Path | None, typer.Option(help="Encoder weights to start from.  [default: random]")
+        str | None,
+        typer.Option(metavar="FILE|timm:NAME", help="Encoder weights to start from.  [default: random]"),
     ] = None,
+    chunk: Annotated[
+        str | None,
+        typer.Option(
+            metavar="N|auto",
+            help="Images in the encoder at a time; the loss sees the whole batch.  [default: auto, what fits]",
+        ),
+    ] = None,
+    processes: Annotated[
+        int, typer.Option(min=1, help="Processes of this machine that train together, one a GPU.")
+    ] = 1,
     device: Annotated[str | None, typer.Option(help="auto, cpu, cuda, cuda:1, ...  [default: auto]")] = None,
     settings: Annotated[
         list[str] | None,
@@ -135,13 +155,18 @@ def pretrain(
     """
     with user_errors():
         from simclr.pretrain.config import PretrainConfig, with_settings
-        from simclr.pretrain.train import newest_run, run, saved_config
+        from simclr.pretrain.launch import is_first, run_processes, started_by_launcher
+        from simclr.pretrain.run_folder import new_run, newest_run, saved_config
+        from simclr.pretrain.train import run
 
+        say = note if is_first() else lambda line: None
         if resume and out is None and (out := newest_run()):
-            note(f"resuming {out}")
+            say(f"resuming {out}")
         config = saved_config(out) if resume and out else None
         if config is None and data is None:
             raise ConfigError("--data is missing. Give a folder of images: simclr pretrain --data FOLDER")
+        if encoder is None and config is None and (weights or "").startswith("timm:"):
+            encoder = weights.removeprefix("timm:") if weights else None
         given: dict[str, Any] = {
             "data": data,
             "encoder": encoder,
@@ -150,6 +175,7 @@ def pretrain(
             "epochs": epochs,
             "seed": seed,
             "weights": weights,
+            "chunk": int(chunk) if chunk and chunk.isdigit() else chunk,
             "device": device,
         }
         texts = [
@@ -157,11 +183,22 @@ def pretrain(
             for key, value in given.items()
             if value is not None
         ]
-        config = with_settings(config or PretrainConfig(data=str(data)), texts + (settings or []))
-        with progress.show("pretrain") as update:
-            folder = run(config, out=out, resume=resume, progress=update, note=note)
-    typer.echo(folder)
-    note(f"next: simclr export {folder}")
+        texts += settings or []
+        config = with_settings(config or PretrainConfig(data=str(data)), texts)
+        if processes > 1 and not started_by_launcher():
+            out = out or new_run(config.encoder)
+            words = ["pretrain", "--out", str(out), *(["--resume"] if resume else [])]
+            words += ["--data", str(data)] if data else []
+            words += [word for text in texts for word in ("--set", text)]
+            raise typer.Exit(run_processes(processes, words, folder=out))
+        if is_first():
+            with progress.show("pretrain") as update:
+                folder = run(config, out=out, resume=resume, progress=update, note=note)
+        else:
+            folder = run(config, out=out, resume=resume, note=note)
+    if is_first():
+        typer.echo(folder)
+        note(f"next: simclr export {folder}")
 
 
 @app.command()
@@ -194,7 +231,7 @@ def export(
         from simclr.runtime import Encoder
 
         if source is None:
-            from simclr.pretrain.train import newest_run
+            from simclr.pretrain.run_folder import newest_run
 
             newest = newest_run()
             if newest is None:
@@ -322,6 +359,76 @@ def search(
 
             write_gallery(html, results, title=f"Most similar in {index.name}")
             note(f"gallery: {html}")
+
+
+@app.command()
+def doctor(
+    gradients: Annotated[
+        bool,
+        typer.Option(
+            "--gradients",
+            help="Prove that the gradient does not depend on processes and chunks (half a minute).",
+        ),
+    ] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON object a line.")] = False,
+) -> None:
+    """Say what this machine can do, and the command that adds the rest.
+
+    Example: simclr doctor --gradients
+    """
+    with user_errors():
+        if gradients:
+            _prove_gradients(as_json)
+            return
+        from simclr.cpus import available_cpus
+        from simclr.doctor import capabilities, remarks
+
+        def say(about: str, words: str, **more: Any) -> None:
+            line = json.dumps({"about": about, "words": words, **more}, ensure_ascii=False)
+            typer.echo(line if as_json else f"{about:20} {words}")
+
+        say("simclr", f"{simclr.__version__}, Python {platform.python_version()}, {platform.platform()}")
+        say("processor", f"{available_cpus()} cores for this process")
+        for remark in remarks():
+            say(remark.about, ("TROUBLE: " if remark.trouble else "") + remark.words, trouble=remark.trouble)
+        for c in capabilities():
+            found = ", ".join(f"{name} {version}" for name, version in c.found.items())
+            words = f"not yet: {', '.join(c.missing)} missing. Run: {c.install}" if c.missing else found
+            say(c.name, words, found=c.found, missing=c.missing, install=c.install if c.missing else None)
+
+
+def _prove_gradients(as_json: bool) -> None:
+    from simclr.pretrain.proof import BOUND, WRONG, prove
+
+    note("training a tiny encoder in float64, in one piece and divided: about half a minute")
+    failed = 0
+    findings = 0
+    for f in prove():
+        findings += 1
+        failed += not f.passed
+        verdict = "ok" if not f.wrong_on_purpose else "differs, as it must"
+        if not f.passed:
+            verdict = "FAILED: not caught" if f.wrong_on_purpose else "FAILED"
+        numbers = {"loss": f.loss, "gradients": f.gradients, "statistics": f.statistics}
+        if as_json:
+            line = {
+                "division": f.division.words,
+                "reference": f.reference.words,
+                **numbers,
+                "passed": f.passed,
+            }
+            typer.echo(json.dumps(line))
+        else:
+            words = ", ".join(f"{name} {value:.0e}" for name, value in numbers.items())
+            typer.echo(f"{f.division.words}\n    against {f.reference.words}: {words}  {verdict}")
+    if failed:
+        note(
+            f"error: {failed} of {findings} comparisons failed: do not trust a run that is divided so on this machine."
+        )
+        raise typer.Exit(3)
+    note(
+        f"all equal within {BOUND:.0e}; both variants that are wrong on purpose differ by more than {WRONG:.0e}"
+    )
 
 
 def _store_beside(index: Path | None) -> Path:

@@ -129,14 +129,7 @@ def load_weights(encoder: nn.Module, path: Path) -> None:
 
     Raises ArtifactError if the file is missing, damaged, or made for another architecture.
     """
-    try:
-        state = load_file(path) if path.suffix == ".safetensors" else _state_dict(path)
-    except ArtifactError:
-        raise
-    except FileNotFoundError:
-        raise ArtifactError(f"{path}: no such file.") from None
-    except Exception as exc:  # both formats raise anything on damaged files
-        raise ArtifactError(f"{path}: damaged, or no weights file ({reason(exc)}).") from exc
+    state = read_weights(path)
     own = encoder.state_dict()
     missing = sorted(own.keys() - state.keys())
     wrong = sorted(name for name in own.keys() & state.keys() if own[name].shape != state[name].shape)
@@ -148,6 +141,21 @@ def load_weights(encoder: nn.Module, path: Path) -> None:
             f"{path}: weights of another architecture ({example}). Name theirs with --encoder."
         )
     encoder.load_state_dict({name: state[name] for name in own})
+
+
+def read_weights(path: Path) -> dict[str, Tensor]:
+    """The tensors of a .safetensors file or a torch state dict. Runs no code from it.
+
+    Raises ArtifactError if the file is missing, damaged, or holds something else.
+    """
+    try:
+        return load_file(path) if path.suffix == ".safetensors" else _state_dict(path)
+    except ArtifactError:
+        raise
+    except FileNotFoundError:
+        raise ArtifactError(f"{path}: no such file.") from None
+    except Exception as exc:  # both formats raise anything on damaged files
+        raise ArtifactError(f"{path}: damaged, or no weights file ({reason(exc)}).") from exc
 
 
 def _state_dict(path: Path) -> dict[str, Tensor]:

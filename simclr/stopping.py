@@ -3,12 +3,16 @@
 import contextlib
 import signal
 import threading
+import time
 from collections.abc import Iterator
+
+SAME_PRESS = 1.0
+"""Seconds in which a second signal is the first one arriving again: terminals and launchers often both send it."""
 
 
 @contextlib.contextmanager
 def stop_requests() -> Iterator[threading.Event]:
-    """Gives an event that the first Ctrl-C or SIGTERM sets; a second one interrupts at once.
+    """Gives an event that the first Ctrl-C or SIGTERM sets; another one a moment later interrupts at once.
 
     The stage looks at the event where its files are whole, and raises KeyboardInterrupt. Outside the main
     thread, which alone gets signals, the event is never set.
@@ -18,10 +22,15 @@ def stop_requests() -> Iterator[threading.Event]:
         yield stop
         return
 
+    first = 0.0
+
     def on_signal(number: int, frame: object) -> None:
-        if stop.is_set():
+        nonlocal first
+        if not stop.is_set():
+            first = time.monotonic()
+            stop.set()
+        elif time.monotonic() - first > SAME_PRESS:
             raise KeyboardInterrupt
-        stop.set()
 
     before = {number: signal.signal(number, on_signal) for number in (signal.SIGINT, signal.SIGTERM)}
     try:

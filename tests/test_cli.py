@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -210,3 +211,56 @@ def test_a_missing_package_is_named_with_the_line_that_installs_it(package, tmp_
     done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)
     line = f"error: {package} is not installed. Run: pip install 'simclr-toolkit[train]'\n"
     assert (done.returncode, done.stderr) == (1, line)
+
+
+@pytest.mark.parametrize(
+    ("chunk", "code", "message"),
+    [
+        ("many", 2, "error: chunk: 'many' is neither a whole number nor auto."),
+        ("1", 2, "error: chunk (1) must be auto, or at least 2: batch norm compares views."),
+        ("-4", 2, "error: chunk: '-4' is neither a whole number nor auto."),
+    ],
+)
+def test_a_chunk_that_makes_no_sense_is_refused(noise_photos, tmp_path, chunk, code, message):
+    found = run("pretrain", "--data", noise_photos, "--out", tmp_path / "run", "--chunk", chunk)
+    assert (found[0], found[2].splitlines()) == (code, [message])
+
+
+def test_pretraining_says_its_chunk_and_its_memory_and_saves_the_chunk(noise_photos, tmp_path):
+    out = tmp_path / "run"
+    words = ["pretrain", "--data", noise_photos, "--out", out, "--encoder", "test_resnet", "--image-size", 32]
+    words += ["--batch-size", 16, "--epochs", 1, "--set", "workers=0", "--device", "cpu"]
+    code, _, err = run(*words, "--chunk", 4)
+    assert code == 0
+    assert err.splitlines()[0] == (
+        "chunk 4: 16 images go through the encoder as 4 companies of about 8 first or second views"
+    )
+    assert re.fullmatch(
+        r"memory: about 0\.\d\d GB of \d+\.\d GB free \(weights and optimiser 0\.\d\d, batch 0\.00, graph of 8 views 0\.\d\d\)",
+        err.splitlines()[1],
+    )
+    assert "chunk = 4\n" in (out / "config.toml").read_text()
+
+
+def test_pretraining_from_a_timm_model_takes_it_as_the_encoder(noise_photos, tmp_path, monkeypatch):
+    """The download itself is timm's."""
+    from simclr.encoder import build_encoder
+    from simclr.pretrain import weights
+
+    monkeypatch.setattr(weights, "build_encoder", lambda name, *, pretrained: build_encoder(name))
+    out = tmp_path / "run"
+    words = ["pretrain", "--data", noise_photos, "--out", out, "--image-size", 32, "--batch-size", 8]
+    words += [
+        "--epochs",
+        1,
+        "--set",
+        "workers=0",
+        "--device",
+        "cpu",
+        "--weights",
+        "timm:test_resnet.r160_in1k",
+    ]
+    code, _, err = run(*words)
+    assert code == 0
+    assert re.match(r"weights: (\d+) of \1 tensors of the encoder from timm:test_resnet\.r160_in1k\n", err)
+    assert json.loads((out / "encoder.json").read_text())["name"] == "test_resnet.r160_in1k"

@@ -29,7 +29,8 @@ MAY_IMPORT = {
     "serve": {"images", "preprocess", "artifacts", "runtime", "embed", "classify"},
     "progress": set(),
     "demo": {"progress", "pretrain", "export", "embed", "classify", "runtime"},
-    "cli": {"progress", "pretrain", "export", "embed", "classify", "runtime", "demo"},
+    "doctor": set(),
+    "cli": {"progress", "pretrain", "export", "embed", "classify", "runtime", "demo", "doctor"},
     "__main__": {"cli"},
     "__init__": {"embed", "runtime"},
 }

@@ -20,11 +20,20 @@ def test_the_first_signal_sets_the_event_and_interrupts_nothing(number: int) -> 
 
 
 @pytest.mark.parametrize("second", [signal.SIGINT, signal.SIGTERM])
-def test_the_second_signal_interrupts_at_once(second: int) -> None:
+def test_another_signal_a_moment_later_interrupts_at_once(monkeypatch, second: int) -> None:
+    monkeypatch.setattr("simclr.stopping.SAME_PRESS", 0.0)
     with stop_requests():
         send(signal.SIGTERM)
         with pytest.raises(KeyboardInterrupt):
             send(second)
+
+
+def test_one_press_that_arrives_twice_interrupts_nothing() -> None:
+    """From the terminal and from a launcher."""
+    with stop_requests() as stop:
+        send(signal.SIGINT)
+        send(signal.SIGINT)
+        assert stop.is_set()
 
 
 def test_handlers_are_put_back_even_after_an_error() -> None:

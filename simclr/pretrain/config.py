@@ -4,6 +4,7 @@ Defaults live here and nowhere else. `simclr pretrain --set KEY=VALUE` reaches e
 dot (`augmentation.blur=0`); the resolved config is saved as `config.toml` in the run folder.
 """
 
+import contextlib
 import dataclasses
 import difflib
 import json
@@ -66,7 +67,7 @@ class PretrainConfig:
     encoder: str = "resnet50"
     """timm model name."""
     weights: str | None = None
-    """File of encoder weights to start from; random ones otherwise."""
+    """Encoder weights to start from: a file, or `timm:NAME` for a pretrained timm model; random ones otherwise."""
     image_size: int = 224
     """Side of a view, in pixels."""
     small_stem: bool | None = None
@@ -76,7 +77,14 @@ class PretrainConfig:
     head_out: int = 128
     """Width of a projection."""
     batch_size: int | None = None
-    """Images per optimiser step; each gives two views. Unset: 4096, or the whole set where it is smaller."""
+    """Images per optimiser step, over all processes; each gives two views. Unset: 4096, or the whole set where it is smaller."""
+    chunk: int | Literal["auto"] = "auto"
+    """Images that go through the encoder at a time, over all processes; the loss sees the whole batch all the same. Below the
+    batch size it also decides which views share batch-norm statistics (docs/pretraining.md). auto: the largest that fits
+    in memory."""
+    recompute: bool = False
+    """Keep only what enters each block of the encoder, and compute the rest again for its gradient: less memory, more time,
+    the same numbers."""
     epochs: int = 100
     temperature: float = 0.1
     base_lr: float = 0.3
@@ -99,11 +107,15 @@ class PretrainConfig:
     """Processes that decode and crop. Unset: one a core, at most 16. 0: in the training process."""
     threads: int | None = None
     """Cores torch may use. Unset: all that this process may use."""
-    checkpoint_every: int = 500
-    """Steps between checkpoints; one is also written at the end and on Ctrl-C."""
+    checkpoint_every: int | str = 500
+    """Steps between checkpoints, or minutes as "10min"; one is also written at the end and on Ctrl-C."""
+    checkpoint_keep: int = 2
+    """Newest checkpoints that are kept; 2, in case the newest gets damaged."""
+    checkpoint_keep_every: int | None = None
+    """Also keep, for good, the first checkpoint at or after each multiple of so many steps."""
 
     def __post_init__(self) -> None:
-        positive = ("image_size", "head_layers", "head_out", "epochs", "checkpoint_every")
+        positive = ("image_size", "head_layers", "head_out", "epochs", "checkpoint_keep")
         for name in (*positive, "temperature", "base_lr"):
             if not getattr(self, name) > 0 or not math.isfinite(getattr(self, name)):
                 raise ConfigError(f"{name} ({getattr(self, name):g}) must be above 0.")
@@ -111,6 +123,11 @@ class PretrainConfig:
             raise ConfigError(
                 f"batch_size ({self.batch_size}) must be at least 2: an image needs others to differ from."
             )
+        if self.chunk != "auto" and self.chunk < 2:
+            raise ConfigError(f"chunk ({self.chunk}) must be auto, or at least 2: batch norm compares views.")
+        checkpoint_interval(self.checkpoint_every)
+        if self.checkpoint_keep_every is not None and self.checkpoint_keep_every < 1:
+            raise ConfigError(f"checkpoint_keep_every ({self.checkpoint_keep_every}) must be at least 1.")
         if not 0 <= self.warmup_fraction < 1:
             raise ConfigError(
                 f"warmup_fraction ({self.warmup_fraction:g}) must be at least 0 and less than 1."
@@ -132,6 +149,23 @@ def resolve_batch_size(batch_size: int | None, images: int) -> int:
             f"batch_size ({batch_size}) is more than the {images} images found. Give at most {images}."
         )
     return batch_size
+
+
+def checkpoint_interval(every: int | str) -> tuple[int | None, float]:
+    """`checkpoint_every` as steps (None: no matter) and seconds (infinite: no matter)."""
+    if isinstance(every, int):
+        if every < 1:
+            raise ConfigError(f"checkpoint_every ({every}) must be above 0.")
+        return every, math.inf
+    try:
+        minutes = float(every.removesuffix("min"))
+    except ValueError:
+        minutes = 0.0
+    if not every.endswith("min") or not 0 < minutes < math.inf:
+        raise ConfigError(
+            f'checkpoint_every ({every}) must be a number of steps, or of minutes as in "10min".'
+        )
+    return None, 60 * minutes
 
 
 def with_settings(config: PretrainConfig, settings: list[str]) -> PretrainConfig:
@@ -208,7 +242,13 @@ def _checked(kind: Any, value: Any, key: str) -> Any:
             raise ConfigError(f"{key}: {value!r} is not one of {', '.join(get_args(kind))}.")
         return value
     if get_origin(kind) in (Union, types.UnionType):
-        kind = next(option for option in get_args(kind) if option is not type(None))
+        options = [option for option in get_args(kind) if option is not type(None)]
+        for option in options[:-1]:
+            with contextlib.suppress(ConfigError):
+                return _checked(option, value, key)
+        if len(options) > 1 and get_origin(options[-1]) is Literal and value not in get_args(options[-1]):
+            raise ConfigError(f"{key}: {value!r} is neither a whole number nor {get_args(options[-1])[0]}.")
+        return _checked(options[-1], value, key)
     if get_origin(kind) is tuple:
         if not isinstance(value, (list, tuple)) or len(value) != len(get_args(kind)):
             raise ConfigError(f"{key}: {value!r} is not a list of {len(get_args(kind))} numbers.")

@@ -89,6 +89,16 @@ class TwoCrops(Dataset[Crops | ImageError]):
                 return error
         return Crops(torch.from_numpy(pixels), unreadable)
 
+    def save(self, step: int, path: Path) -> None:
+        """The whole batch of a step as an .npz: `pixels` as in Crops, `paths` in the order of its images."""
+        crops = self[step, 0, self.batch_size]
+        if isinstance(crops, ImageError):
+            raise crops
+        places = range(step * self.batch_size, (step + 1) * self.batch_size)
+        chosen = [image_at(place, seed=self.seed, images=len(self.paths)) for place in places]
+        with open(path, "wb") as file:
+            np.savez(file, pixels=crops.pixels.numpy(), paths=self.paths[chosen])
+
     def _fill(
         self,
         views: NDArray[np.uint8],
@@ -116,13 +126,13 @@ class TwoCrops(Dataset[Crops | ImageError]):
 
 
 class _Slices(Sampler[tuple[int, int, int]]):
-    def __init__(self, steps: range, batch_size: int) -> None:
-        self.steps, self.batch_size = steps, batch_size
+    def __init__(self, steps: range, images: range) -> None:
+        self.steps, self.images = steps, images
 
     def __iter__(self) -> Iterator[tuple[int, int, int]]:
         for step in self.steps:
-            for start in range(0, self.batch_size, _SLICE):
-                yield step, start, min(start + _SLICE, self.batch_size)
+            for start in range(self.images.start, self.images.stop, _SLICE):
+                yield step, start, min(start + _SLICE, self.images.stop)
 
 
 def _told_of_dead_workers(loader: DataLoader[Crops | ImageError]) -> Iterator[Crops | ImageError]:
@@ -143,15 +153,17 @@ def _leave_signals_to_training(_: int) -> None:
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
 
 
-def batches(dataset: TwoCrops, *, steps: range, workers: int, pin: bool) -> Generator[Crops, None, None]:
-    """The whole batch of each step, in order; `pixels` is (2, B, size, size, 3). `close` ends the workers.
+def batches(
+    dataset: TwoCrops, *, steps: range, images: range, workers: int, pin: bool
+) -> Generator[Crops, None, None]:
+    """These rows of the batch of each step, in order; `pixels` is (2, images, size, size, 3). `close` ends the workers.
 
     Raises ImageError if no image can be read, SimclrError if a worker dies.
     """
     loader = DataLoader(
         dataset,
         batch_size=None,
-        sampler=_Slices(steps, dataset.batch_size),
+        sampler=_Slices(steps, images),
         num_workers=workers,
         pin_memory=pin,
         prefetch_factor=2 if workers else None,
@@ -164,7 +176,7 @@ def batches(dataset: TwoCrops, *, steps: range, workers: int, pin: bool) -> Gene
             raise part
         parts.append(part)
         gathered += part.pixels.shape[1]
-        if gathered == dataset.batch_size:
+        if gathered == len(images):
             pixels = parts[0].pixels if len(parts) == 1 else torch.cat([p.pixels for p in parts], dim=1)
             yield Crops(pixels, [entry for p in parts for entry in p.unreadable])
             parts, gathered = [], 0

@@ -7,6 +7,8 @@ rows. The forward pass keeps that logarithm, N numbers; the backward pass makes 
 the matrix is symmetric, gets the gradient of a row from the row alone:
 
     dL/dz_i = 1/(N T) * sum_j (p_ij + p_ji - 2 [j is i's positive]) z_j,     p_ij = exp(s_ij - lse_i)
+
+So the work also divides over processes: each needs all views, but takes only its own rows of both passes.
 """
 
 from typing import Any
@@ -33,42 +35,63 @@ def nt_xent(z1_BD: Tensor, z2_BD: Tensor, temperature: float = 0.1) -> Tensor:
     if z1_BD.shape != z2_BD.shape or z1_BD.ndim != 2:
         shapes = f"{tuple(z1_BD.shape)} and {tuple(z2_BD.shape)}"
         raise ValueError(f"nt_xent needs two matrices of one shape, (batch, width); got {shapes}.")
-    with torch.autocast(z1_BD.device.type, enabled=False):
-        z_ND = torch.cat([z1_BD, z2_BD])
-        z_ND = F.normalize(z_ND if z_ND.dtype == torch.float64 else z_ND.float(), dim=1)
-        loss: Tensor = _NTXent.apply(z_ND, temperature)
-        return loss
+    loss: Tensor = _NTXent.apply(unit_rows(torch.cat([z1_BD, z2_BD])), temperature)
+    return loss
+
+
+def unit_rows(z_ND: Tensor) -> Tensor:
+    """Rows of unit length, in float32 or, where they came so, float64."""
+    with torch.autocast(z_ND.device.type, enabled=False):
+        return F.normalize(z_ND if z_ND.dtype == torch.float64 else z_ND.float(), dim=1)
+
+
+@torch.no_grad()
+def log_sums(z_ND: Tensor, rows: range, *, temperature: float) -> Tensor:
+    """(R,): for each of these rows of all unit views, the logarithm of its sum of exponentials over its 2B - 1 rivals."""
+    with torch.autocast(z_ND.device.type, enabled=False):
+        lse_R = z_ND.new_empty(len(rows))
+        for start, stop in _blocks(rows, len(z_ND), z_ND.device):
+            logits_RN = _logits(z_ND, start, stop, temperature)
+            torch.logsumexp(logits_RN, dim=1, out=lse_R[start - rows.start : stop - rows.start])
+        return lse_R
+
+
+@torch.no_grad()
+def mean_loss(z_ND: Tensor, lse_N: Tensor, *, temperature: float) -> Tensor:
+    """The loss, from all unit views and the logarithms of all rows; row i and row i + B (mod 2B) are a pair."""
+    positive_N = (z_ND * z_ND.roll(len(z_ND) // 2, 0)).sum(1) / temperature
+    return (lse_N - positive_N).mean()
+
+
+@torch.no_grad()
+def row_gradients(z_ND: Tensor, lse_N: Tensor, rows: range, *, temperature: float) -> Tensor:
+    """(R, D): the gradient of the mean loss of all views with respect to these rows of the unit views."""
+    with torch.autocast(z_ND.device.type, enabled=False):  # a caller may be inside it
+        grad_RD = z_ND.new_empty(len(rows), z_ND.shape[1])
+        for start, stop in _blocks(rows, len(z_ND), z_ND.device):
+            logits_RN = _logits(z_ND, start, stop, temperature)
+            weights_RN = (logits_RN - lse_N[start:stop, None]).exp_()
+            weights_RN += logits_RN.sub_(lse_N).exp_()
+            torch.mm(weights_RN, z_ND, out=grad_RD[start - rows.start : stop - rows.start])
+        positive_RD = z_ND.roll(len(z_ND) // 2, 0)[rows.start : rows.stop]
+        return grad_RD.sub_(positive_RD, alpha=2).mul_(1 / (len(z_ND) * temperature))
 
 
 class _NTXent(torch.autograd.Function):
-    """Unit rows (N, D) -> scalar; row i and row i + B (mod N) are a pair."""
+    """Unit rows (N, D) -> scalar."""
 
     @staticmethod
     def forward(ctx: Any, z_ND: Tensor, temperature: float) -> Tensor:
-        n = len(z_ND)
-        lse_N = z_ND.new_empty(n)
-        for start, stop in _blocks(n, z_ND.device):
-            logits_RN = _logits(z_ND, start, stop, temperature)
-            torch.logsumexp(logits_RN, dim=1, out=lse_N[start:stop])
-        positive_N = (z_ND * z_ND.roll(n // 2, 0)).sum(1) / temperature
+        lse_N = log_sums(z_ND, range(len(z_ND)), temperature=temperature)
         ctx.save_for_backward(z_ND, lse_N)
         ctx.temperature = temperature
-        return (lse_N - positive_N).mean()
+        return mean_loss(z_ND, lse_N, temperature=temperature)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
         z_ND, lse_N = ctx.saved_tensors
-        n = len(z_ND)
-        grad_ND = torch.empty_like(z_ND)
-        with torch.autocast(z_ND.device.type, enabled=False):  # a caller may be inside it
-            for start, stop in _blocks(n, z_ND.device):
-                logits_RN = _logits(z_ND, start, stop, ctx.temperature)
-                weights_RN = (logits_RN - lse_N[start:stop, None]).exp_()
-                weights_RN += logits_RN.sub_(lse_N).exp_()
-                torch.mm(weights_RN, z_ND, out=grad_ND[start:stop])
-        grad_ND.sub_(z_ND.roll(n // 2, 0), alpha=2)
-        return grad_ND.mul_(grad / (n * ctx.temperature)), None
+        return row_gradients(z_ND, lse_N, range(len(z_ND)), temperature=ctx.temperature).mul_(grad), None
 
 
 def _logits(z_ND: Tensor, start: int, stop: int, temperature: float) -> Tensor:
@@ -78,7 +101,7 @@ def _logits(z_ND: Tensor, start: int, stop: int, temperature: float) -> Tensor:
     return logits_RN
 
 
-def _blocks(n: int, device: torch.device) -> list[tuple[int, int]]:
-    """Row ranges that cover 0..n."""
-    rows = max(1, _BLOCK_ELEMENTS.get(device.type, _BLOCK_ELEMENTS_ELSEWHERE) // n)
-    return [(start, min(start + rows, n)) for start in range(0, n, rows)]
+def _blocks(rows: range, n: int, device: torch.device) -> list[tuple[int, int]]:
+    """Ranges that cover `rows`, each with so many that its similarities to all n views are one block."""
+    block = max(1, _BLOCK_ELEMENTS.get(device.type, _BLOCK_ELEMENTS_ELSEWHERE) // n)
+    return [(start, min(start + block, rows.stop)) for start in range(rows.start, rows.stop, block)]

@@ -1,6 +1,6 @@
 """How good are the features while training?
 
-Shape letters: B = images in the batch, D = projection width.
+Shape letters: B = images in the batch, b = images of this process, D = projection width.
 """
 
 import torch
@@ -12,16 +12,24 @@ _BLOCK = 1024
 
 
 @torch.no_grad()
-def contrastive_top1(z1_BD: Tensor, z2_BD: Tensor) -> Tensor:
-    """Share of first views whose most similar second view is their own, a scalar in 0..1.
+def contrastive_scores(
+    z1_BD: Tensor, z2_BD: Tensor, *, temperature: float, images: range | None = None
+) -> Tensor:
+    """(2,): sums over first views of (its most similar second view is its own), and of its entropy over second views.
 
-    The reference's contrastive accuracy (google-research/simclr, tf2/metrics.py); chance is 1/B.
+    Divided by B they are the reference's contrastive accuracy (chance 1/B) and contrastive entropy in nats (at most log B;
+    google-research/simclr, tf2/metrics.py). `images`: only these rows, so that processes can share the work.
     """
+    images = range(len(z1_BD)) if images is None else images
     with torch.autocast(z1_BD.device.type, enabled=False):
         a_BD, b_BD = F.normalize(z1_BD.float(), dim=1), F.normalize(z2_BD.float(), dim=1)
         own_B = torch.arange(len(a_BD), device=a_BD.device)
-        right = [
-            (a_BD[start : start + _BLOCK] @ b_BD.T).argmax(1) == own_B[start : start + _BLOCK]
-            for start in range(0, len(a_BD), _BLOCK)
-        ]
-        return torch.cat(right).float().mean()
+        sums = a_BD.new_zeros(2)
+        for start in range(images.start, images.stop, _BLOCK):
+            rows = slice(start, min(start + _BLOCK, images.stop))
+            logits = a_BD[rows] @ b_BD.T
+            right = logits.argmax(1) == own_B[rows]
+            log_share = (logits / temperature).log_softmax(1)
+            entropy = -(log_share.exp() * log_share).sum(1)
+            sums += torch.stack([right.float().sum(), entropy.sum()])
+        return sums

@@ -1,55 +1,45 @@
-"""The loop: build, step, record, save. The only place of pretraining with devices, a run folder and time.
+"""The loop: step, record, save. The only place of pretraining with a run folder and time.
 
 Takes a PretrainConfig and gives a run folder: config.toml, metrics.jsonl, TensorBoard events, report.html,
-checkpoints/, encoder.safetensors and encoder.json. Reads top to bottom.
+checkpoints/, encoder.safetensors and encoder.json. Each of several processes runs all of this on its rows of each
+batch; the first one alone writes and speaks. Reads top to bottom.
 """
 
-import dataclasses
-import datetime
 import hashlib
-import math
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
-from torch import Tensor
+from torch import nn
 
 from simclr.artifacts import EncoderInfo, write_atomically
 from simclr.cpus import available_cpus
-from simclr.encoder import (
-    build_encoder,
-    default_recipe,
-    feature_width,
-    load_weights,
-    save_encoder,
-    wants_small_stem,
-    weights_sha256,
-)
-from simclr.errors import ConfigError, SimclrError, reason
-from simclr.pretrain.checkpoint import latest_checkpoint, load_checkpoint, save_checkpoint
-from simclr.pretrain.config import PretrainConfig, from_toml, resolve_batch_size, to_toml
-from simclr.pretrain.data import TwoCrops, batches
-from simclr.pretrain.lars import LARS, lars_groups
-from simclr.pretrain.loss import nt_xent
-from simclr.pretrain.model import SimCLR
-from simclr.pretrain.monitor import contrastive_top1
+from simclr.encoder import save_encoder, weights_sha256
+from simclr.errors import SimclrError
+from simclr.pretrain import distributed, memory
+from simclr.pretrain.batch import Batch
+from simclr.pretrain.checkpoint import TrainingState, newest_whole_checkpoint, save_checkpoint
+from simclr.pretrain.config import PretrainConfig, checkpoint_interval, to_toml
+from simclr.pretrain.data import Crops, batches
+from simclr.pretrain.guard import CollapseWatch, covariance, effective_rank, spread, what_is_wrong
+from simclr.pretrain.launch import FAILED_ELSEWHERE, go_on, is_watched, launcher_is_gone
+from simclr.pretrain.monitor import contrastive_scores
 from simclr.pretrain.record import Recorder, write_report
-from simclr.pretrain.schedule import learning_rate, peak_learning_rate, total_steps, warmup_steps
-from simclr.pretrain.views import draw, recolour
-from simclr.sources import list_images
+from simclr.pretrain.run_folder import new_run
+from simclr.pretrain.schedule import learning_rate, peak_learning_rate, warmup_steps
+from simclr.pretrain.setup import Setup, device_and_dtype, prepare
+from simclr.pretrain.step import Contrast, accumulate_gradients, contrast
 from simclr.stopping import stop_requests
 
-CONFIG_FILE = "config.toml"
-RUNS = Path("runs")
-
-_RECOLOURED = 512
-"""Views recoloured at a time; bounds the temporaries."""
-_FREE_TO_CHANGE = frozenset(("data", "device", "workers", "threads", "checkpoint_every"))
-"""Settings that a resumed run may change: they decide where and how fast it runs, not what it computes."""
+_LOOK_EVERY = 10
+"""Steps between looks at the rank and spread of the projections, and on a GPU between waits for its numbers."""
 
 Progress = Callable[[int, int, str], None]
 """Called with images done, images in all, and a few words."""
+Note = Callable[[str], None]
 
 
 def run(
@@ -58,231 +48,288 @@ def run(
     out: Path | None = None,
     resume: bool = False,
     progress: Progress = lambda done, total, words: None,
-    note: Callable[[str], None] = lambda line: None,
+    note: Note = lambda line: None,
 ) -> Path:
     """Pretrain an encoder; returns the run folder, `out` or a new one below `runs/`.
 
-    Raises ConfigError (settings, or a run that exists already), ImageError (no images), ArtifactError (damaged
-    checkpoint), SimclrError (the loss is no longer a number). Ctrl-C or SIGTERM ends the current step, writes a
-    checkpoint and raises KeyboardInterrupt.
+    As one of several processes if the environment says so (RANK, WORLD_SIZE, ..., as torchrun sets them).
+    Raises ConfigError (settings, or a run that exists already), ImageError (no images), ArtifactError (checkpoints or
+    weights), SimclrError (the loss went wrong twice; a process or memory was lost). Ctrl-C or SIGTERM ends the current
+    step, writes a checkpoint and raises KeyboardInterrupt.
     """
-    # ---- settings and data
-    data = Path(config.data)
-    if (data / "train").is_dir():
-        data = data / "train"
-        note(f"reading {data}")
-    paths = list_images(data)
-    config = _resolved(config, images=len(paths), note=note)
-    device, dtype = _device_and_dtype(config)
-    torch.set_num_threads(config.threads or available_cpus())
-    folder = out or RUNS / f"{datetime.datetime.now():%Y-%m-%d_%H-%M-%S}-{config.encoder}"
-    _check_folder(folder, config, resume=resume)
-
-    # ---- model, optimiser, schedule
-    torch.manual_seed(config.seed)
-    encoder = build_encoder(config.encoder, small_stem=bool(config.small_stem))
-    if config.weights:
-        load_weights(encoder, Path(config.weights))
-    width = feature_width(encoder, config.image_size)
-    model = SimCLR(encoder, width=width, layers=config.head_layers, out=config.head_out)
-    model.to(device).to(memory_format=torch.channels_last).train()
-    optimizer = LARS(lars_groups(model, weight_decay=config.weight_decay), lr=0.0, momentum=config.momentum)
-
-    assert config.batch_size is not None
-    batch = config.batch_size
-    steps = total_steps(len(paths), batch_size=batch, epochs=config.epochs)
-    warmup = warmup_steps(len(paths), batch_size=batch, epochs=config.epochs * config.warmup_fraction)
-    peak = peak_learning_rate(config.base_lr, batch_size=batch, scaling=config.lr_scaling)
-
-    # ---- where a stopped run goes on
-    data_sha256 = hashlib.sha256("\n".join(paths).encode()).hexdigest()
-    first = 0
-    if resume and (newest := latest_checkpoint(folder / "checkpoints")):
-        state = load_checkpoint(newest)
-        if state.data_sha256 != data_sha256:
-            raise ConfigError(
-                f"{data}: its images are not those that {folder} was started on. Restore them, or use a new --out."
-            )
-        model.load_state_dict(state.model)
-        optimizer.load_state_dict(state.optimizer)
-        first = state.step
-        if first >= steps:
-            note(f"{folder} is finished: {steps} of {steps} steps done")
-            return folder
-        note(f"resuming at step {first}")
-    folder.mkdir(parents=True, exist_ok=True)
-    write_atomically(
-        folder / CONFIG_FILE, lambda temporary: temporary.write_text(to_toml(config), encoding="utf-8")
-    )
-
-    recipe = default_recipe(config.encoder, image_size=config.image_size)
-    mean = torch.tensor(recipe.mean, device=device).view(1, 3, 1, 1)
-    std = torch.tensor(recipe.std, device=device).view(1, 3, 1, 1)
-    parents = {"run": folder.name, "data": data.name, "images": len(paths), "steps": steps}
-    recorder = Recorder(folder, first_step=first, note=note)
-    pending: list[tuple[int, float, Tensor, Tensor, float]] = []
-    unreadable: dict[str, str] = {}
-
-    def record() -> None:
-        """Read back what the device has finished: the one place where the loop waits for it."""
-        for step, lr, loss, top1, seconds in pending:
-            metrics = {"step": step, "loss": loss.item(), "top1": top1.item(), "lr": lr, "seconds": seconds}
-            if not math.isfinite(metrics["loss"]):
-                raise SimclrError(
-                    f"{folder}: the loss is {metrics['loss']} at step {step}. Start a new run with base_lr below "
-                    f"{config.base_lr:g}, or a longer warmup_fraction."
-                )
-            recorder.write(metrics)
-            words = f"loss {metrics['loss']:.3f}  top-1 {metrics['top1']:.1%}"
-            progress((step + 1) * batch, steps * batch, words)
-        pending.clear()
-
-    def save(step: int) -> None:
-        """The checkpoint comes last: a kill in between means doing these steps again, not an old encoder."""
-        record()
-        info = EncoderInfo(
-            name=config.encoder,
-            small_stem=bool(config.small_stem),
-            width=width,
-            weights_sha256=weights_sha256(encoder.state_dict()),
-            recipe=recipe,
-            parents=parents | {"step": step},
-        )
-        save_encoder(folder, encoder, info)
-        settings = to_toml(config)
-        write_report(folder, title=f"{folder.name}: step {step} of {steps}", settings=settings, note=note)
-        save_checkpoint(
-            folder / "checkpoints", step=step, data_sha256=data_sha256, model=model, optimizer=optimizer
-        )
-
-    # ---- the loop
-    dataset = TwoCrops(
-        data,
-        paths,
-        seed=config.seed,
-        batch_size=batch,
-        size=config.image_size,
-        augmentation=config.augmentation,
-    )
-    workers = min(16, available_cpus()) if config.workers is None else config.workers
-    loader = batches(dataset, steps=range(first, steps), workers=workers, pin=device.type == "cuda")
-    step = saved = first
-    try:
-        with stop_requests() as stop:
-            started = time.perf_counter()
-            for step in range(first, steps):
-                crops = next(loader)
-                for path, why in crops.unreadable:
-                    if path not in unreadable:
-                        unreadable[path] = why
-                        note(f"skipped {path}: {why}")
-                lr = learning_rate(step, peak=peak, warmup_steps=warmup, total_steps=steps)
-                for group in optimizer.param_groups:
-                    group["lr"] = lr
-                torch.manual_seed(_step_seed(config.seed, step))  # for dropout, where an encoder has it
-                views = _views(crops.pixels, config, step, device)
-                views = ((views - mean) / std).contiguous(memory_format=torch.channels_last)
-                with torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
-                    z1, z2 = model(views).chunk(2)
-                loss = nt_xent(z1, z2, temperature=config.temperature)
-                optimizer.zero_grad(set_to_none=True)
-                torch.autograd.backward(loss)
-                optimizer.step()
-                now = time.perf_counter()
-                pending.append((step, lr, loss.detach(), contrastive_top1(z1, z2), now - started))
-                started = now
-                if device.type == "cpu" or len(pending) >= 10:
-                    record()
-                if (step + 1) % config.checkpoint_every == 0:
-                    save(saved := step + 1)
-                if stop.is_set():
-                    if saved != step + 1:
-                        save(step + 1)
-                    note(
-                        f"stopped after step {step + 1} of {steps}. Go on with: simclr pretrain --resume --out {folder}"
-                    )
-                    raise KeyboardInterrupt
-            if saved != steps:
-                save(steps)
-    except torch.OutOfMemoryError as exc:
-        raise SimclrError(
-            f"{device}: out of memory at batch size {batch}, {config.image_size} pixels. Use a smaller --batch-size."
-        ) from exc
-    finally:
-        loader.close()
-        recorder.close()
+    device, dtype = device_and_dtype(config)
+    torch.set_num_threads(config.threads or _own_cpus())
+    with distributed.group(device):
+        folder = distributed.from_first(out or new_run(config.encoder))
+        say = note if distributed.rank() == 0 else lambda line: None
+        try:
+            setup = prepare(config, folder, device, dtype, resume=resume, say=say)
+            if setup.finished:
+                say(f"{folder} is finished: {setup.steps} of {setup.steps} steps done")
+                return folder
+            training = _Training(setup, progress=progress, note=note, say=say)
+            if setup.state is not None:
+                training.restore(setup.state)
+                say(f"resuming at step {training.step}")
+            training.go()
+        except RuntimeError as exc:
+            if not distributed.is_lost_peer(exc):
+                raise
+            if is_watched():  # by whoever says which process it was, and why
+                raise SystemExit(FAILED_ELSEWHERE) from exc
+            raise SimclrError(
+                f"{folder}: another process of this run is gone, or does not answer. {go_on(folder)}"
+            ) from exc
     return folder
 
 
-def _views(pixels: Tensor, config: PretrainConfig, step: int, device: torch.device) -> Tensor:
-    """uint8 crops (2, B, H, W, C) of the loader -> views (2B, C, H, W) float32 in 0..1 on the device."""
-    assert config.batch_size is not None
-    draws = draw(config.seed, step, batch_size=config.batch_size, augmentation=config.augmentation)
-    crops = pixels.to(device, non_blocking=True).flatten(0, 1)
-    starts = range(0, len(crops), _RECOLOURED)
-    return torch.cat([recolour(crops[i : i + _RECOLOURED], draws.rows(i, i + _RECOLOURED)) for i in starts])
+class _WentWrong(Exception):
+    """The loss of a step cannot be trusted."""
+
+    def __init__(self, step: int, words: str) -> None:
+        super().__init__(words)
+        self.step = step
 
 
-def _resolved(config: PretrainConfig, *, images: int, note: Callable[[str], None]) -> PretrainConfig:
-    """Every setting that was left open gets the value this run uses."""
-    batch_size = resolve_batch_size(config.batch_size, images)
-    if config.batch_size is None and batch_size == images:
-        note(f"batch size {batch_size}: all images of this set")
-    small_stem = config.small_stem
-    if small_stem is None:
-        small_stem = wants_small_stem(config.encoder, config.image_size)
-    return dataclasses.replace(config, batch_size=batch_size, small_stem=small_stem)
+class _Training:
+    """A run in progress. `step` counts finished steps; everything random follows from it and the seed."""
 
+    def __init__(self, setup: Setup, *, progress: Progress, note: Note, say: Note) -> None:
+        """`note` speaks for this process, `say` for all of them."""
+        self.setup, self.config, self.folder = setup, setup.config, setup.folder
+        self.model, self.optimizer, self.batch_size = setup.model, setup.optimizer, setup.batch_size
+        self.progress, self.note, self.say = progress, note, say
+        self.lead = distributed.rank() == 0
+        self.chunk, self.step = setup.chunk, 0
+        images, config = len(setup.dataset.paths), setup.config
+        self.warmup = warmup_steps(
+            images, batch_size=self.batch_size, epochs=config.epochs * config.warmup_fraction
+        )
+        self.peak = peak_learning_rate(config.base_lr, batch_size=self.batch_size, scaling=config.lr_scaling)
+        self.parents = {
+            "run": self.folder.name,
+            "data": setup.data.name,
+            "images": images,
+            "steps": setup.steps,
+        }
+        self.mean = torch.tensor(setup.recipe.mean, device=setup.device).view(1, 3, 1, 1)
+        self.std = torch.tensor(setup.recipe.std, device=setup.device).view(1, 3, 1, 1)
+        self.watch = CollapseWatch(self.batch_size)
+        self.unreadable: set[str] = set()
+        self.pending: list[dict[str, Any]] = []
+        self.recorder: Recorder | None = None
+        self.went_back = False
+        self.start = self.state(copied=True)
 
-def _device_and_dtype(config: PretrainConfig) -> tuple[torch.device, torch.dtype]:
-    """Where and in which precision to run. Raises ConfigError for a device that is not there."""
-    name = config.device
-    if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "cpu"
-    try:
-        device = torch.device(name)
-        torch.empty(1, device=device)
-    except (RuntimeError, AssertionError, NotImplementedError) as exc:
-        raise ConfigError(
-            f"device {config.device!r} cannot be used ({reason(exc)}). Use --device cpu."
-        ) from exc
-    bf16 = config.precision == "bf16" or (
-        config.precision == "auto" and device.type == "cuda" and torch.cuda.is_bf16_supported()
-    )
-    return device, torch.bfloat16 if bf16 else torch.float32
+    def state(self, *, copied: bool = False) -> TrainingState:
+        """All that decides how the run goes on."""
+        model, optimizer = self.model.state_dict(), self.optimizer.state_dict()
+        if copied:
+            model = {name: tensor.detach().to("cpu", copy=True) for name, tensor in model.items()}
+        return TrainingState(self.step, self.chunk, self.setup.data_sha256, model, optimizer)
 
+    def restore(self, state: TrainingState) -> None:
+        self.model.load_state_dict(state.model)
+        self.optimizer.load_state_dict(state.optimizer)
+        self.step = state.step
 
-def _check_folder(folder: Path, config: PretrainConfig, *, resume: bool) -> None:
-    """Raises ConfigError unless the folder is new, or holds this run and is to be resumed."""
-    saved = folder / CONFIG_FILE
-    if not saved.exists():
-        if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-            raise ConfigError(f"{folder}: exists and is no run. Use another --out.")
-        return
-    if not resume:
-        raise ConfigError(f"{folder}: a run exists there. Continue it with --resume, or use another --out.")
-    before = from_toml(saved.read_text(encoding="utf-8"), where=saved)
-    changed = [
-        f"{f.name} {getattr(before, f.name)!r} -> {getattr(config, f.name)!r}"
-        for f in dataclasses.fields(config)
-        if f.name not in _FREE_TO_CHANGE and getattr(before, f.name) != getattr(config, f.name)
-    ]
-    if changed:
-        raise ConfigError(
-            f"{folder}: was started with other settings ({'; '.join(changed)}). Resume without them, or use another --out."
+    # ---- the loop
+
+    def go(self) -> None:
+        """Train to the end. A loss that cannot be trusted sends the run back to its last checkpoint, a second one ends it."""
+        every, seconds = checkpoint_interval(self.config.checkpoint_every)
+        workers = min(16, _own_cpus()) if self.config.workers is None else self.config.workers
+        gpu = self.setup.device.type == "cuda"
+        with stop_requests() as stop:
+            while self.step < self.setup.steps:
+                self.recorder = (
+                    Recorder(self.folder, first_step=self.step, note=self.say) if self.lead else None
+                )
+                loader = batches(
+                    self.setup.dataset,
+                    steps=range(self.step, self.setup.steps),
+                    images=distributed.share(self.batch_size),
+                    workers=workers,
+                    pin=gpu,
+                )
+                saved, saved_at = self.step, time.monotonic()
+                self.step_began = time.perf_counter()
+                try:
+                    while self.step < self.setup.steps:
+                        self._step(next(loader))
+                        if not gpu or len(self.pending) >= _LOOK_EVERY:
+                            self._record()
+                        due = every is not None and self.step % every == 0
+                        due |= self.step == self.setup.steps or time.monotonic() - saved_at > seconds
+                        stopped, due = distributed.any_of(stop.is_set() or launcher_is_gone(), due)
+                        if (stopped or due) and saved != self.step:
+                            self._record()
+                            self._save()
+                            saved, saved_at = self.step, time.monotonic()
+                        if stopped:
+                            self.say(
+                                f"stopped after step {self.step} of {self.setup.steps}. {go_on(self.folder)}"
+                            )
+                            raise KeyboardInterrupt
+                except _WentWrong as wrong:
+                    self._go_back(wrong)
+                finally:
+                    loader.close()
+                    if self.recorder is not None:
+                        self.recorder.close()
+
+    def _step(self, crops: Crops) -> None:
+        for path, why in crops.unreadable:
+            if path not in self.unreadable:
+                self.unreadable.add(path)
+                self.note(f"skipped {path}: {why}")
+        lr = learning_rate(self.step, peak=self.peak, warmup_steps=self.warmup, total_steps=self.setup.steps)
+        for group in self.optimizer.param_groups:
+            group["lr"] = lr
+        result = self._gradients(crops)
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        z1, z2 = result.unit_ND.chunk(2)
+        images = distributed.share(self.batch_size)
+        scores = contrastive_scores(z1, z2, temperature=self.config.temperature, images=images)
+        began, self.step_began = self.step_began, time.perf_counter()
+        self.pending.append(
+            {
+                "step": self.step,
+                "loss": result.loss,
+                "scores": distributed.add_up(scores) / self.batch_size,
+                "covariance": covariance(result.unit_ND) if self.step % _LOOK_EVERY == 0 else None,
+                "lr": lr,
+                "seconds": self.step_began - began,
+            }
+        )
+        self.step += 1
+
+    def _gradients(self, crops: Crops) -> Contrast:
+        """Fill every w.grad. Where memory runs out, the chunk is halved and the step begun again."""
+        while True:
+            try:
+                batch = Batch(
+                    crops.pixels.to(self.setup.device, non_blocking=True),
+                    seed=self.config.seed,
+                    step=self.step,
+                    batch_size=self.batch_size,
+                    chunk=self.chunk,
+                    augmentation=self.config.augmentation,
+                    mean=self.mean,
+                    std=self.std,
+                )
+                return accumulate_gradients(
+                    self.model,
+                    batch,
+                    contrast=partial(
+                        contrast, batch_size=self.batch_size, temperature=self.config.temperature
+                    ),
+                    statistics=self.setup.statistics,
+                    precision=self.setup.precision,
+                    seed=_step_seed(self.config.seed, self.step),
+                )
+            except (RuntimeError, MemoryError) as exc:
+                if not memory.is_out_of_memory(exc):
+                    raise
+            self._halve_chunk()
+
+    def _halve_chunk(self) -> None:
+        """Raises SimclrError where that cannot help, or would have to be agreed with processes that are in mid-step."""
+        self.optimizer.zero_grad(set_to_none=True)
+        if self.setup.device.type == "cuda":
+            torch.cuda.empty_cache()
+        smaller = memory.equal_chunk(self.batch_size, chunk=max(2, self.chunk // 2))
+        what = f"{self.setup.device}: out of memory with {self.chunk} images of {self.config.image_size} pixels at a time"
+        if self.chunk <= 2:
+            raise SimclrError(f"{what}. Use a smaller --image-size or --encoder.")
+        if distributed.world() > 1:
+            raise SimclrError(f"{what}. {go_on(self.folder)} --chunk {smaller}")
+        self.say(f"warning: {what}; going on with chunk {smaller}")
+        self.chunk = smaller
+
+    # ---- what is kept
+
+    def _record(self) -> None:
+        """Read back what the device has finished: the one place where the loop waits for it."""
+        while self.pending:
+            kept = self.pending.pop(0)
+            step, loss, (top1, entropy) = kept["step"], kept["loss"].item(), kept["scores"].tolist()
+            wrong = what_is_wrong(loss, batch_size=self.batch_size, temperature=self.config.temperature)
+            if wrong:
+                raise _WentWrong(step, wrong)
+            line = {"step": step, "loss": loss, "top1": top1, "entropy": entropy, "lr": kept["lr"]}
+            if kept["covariance"] is not None:
+                line["rank"], line["spread"] = effective_rank(kept["covariance"]), spread(kept["covariance"])
+                alarm = self.watch.look(rank=line["rank"], spread=line["spread"], entropy=entropy)
+                if alarm:
+                    self.say(f"warning: step {step}: {alarm}")
+            if self.recorder is not None:
+                self.recorder.write(line | {"seconds": kept["seconds"]})
+                words = f"loss {loss:.3f}  top-1 {top1:.1%}{'  COLLAPSED' if self.watch.said else ''}"
+                self.progress((step + 1) * self.batch_size, self.setup.steps * self.batch_size, words)
+
+    def _save(self) -> None:
+        """The checkpoint comes last: a kill in between means doing these steps again, not an old encoder."""
+        if not all(bool(torch.isfinite(w).all()) for w in self.model.parameters()):
+            raise _WentWrong(self.step - 1, "left weights that are no numbers")
+        digest = weights_sha256(self.model.state_dict())
+        same = digest == distributed.from_first(digest)
+        distributed.together(partial(self._write, same_weights=same))
+
+    def _write(self, *, same_weights: bool) -> None:
+        if not same_weights:
+            raise SimclrError(
+                f"process {distributed.rank()} has other weights than process 0 after step {self.step}: a fault of its "
+                f"machine. {go_on(self.folder)}"
+            )
+        if not self.lead:
+            return
+        encoder = self.model.encoder
+        assert isinstance(encoder, nn.Module)
+        info = EncoderInfo(
+            name=self.config.encoder,
+            small_stem=bool(self.config.small_stem),
+            width=self.setup.width,
+            weights_sha256=weights_sha256(encoder.state_dict()),
+            recipe=self.setup.recipe,
+            parents=self.parents | {"step": self.step},
+        )
+        save_encoder(self.folder, encoder, info)
+        title = f"{self.folder.name}: step {self.step} of {self.setup.steps}"
+        write_report(self.folder, title=title, settings=to_toml(self.config), note=self.say)
+        save_checkpoint(
+            self.folder / "checkpoints",
+            self.state(),
+            keep=self.config.checkpoint_keep,
+            keep_every=self.config.checkpoint_keep_every,
         )
 
+    def _go_back(self, wrong: _WentWrong) -> None:
+        """To the last checkpoint, or the start; the second time, give up. The batch is kept for a look."""
+        self.pending.clear()
+        self.optimizer.zero_grad(set_to_none=True)
+        batch = self.folder / "bad_batch" / f"step-{wrong.step:09d}.npz"
+        if self.lead:
+            batch.parent.mkdir(exist_ok=True)
+            write_atomically(batch, lambda temporary: self.setup.dataset.save(wrong.step, temporary))
+        found = f"{self.folder}: the loss {wrong} at step {wrong.step}; its images are in {batch}"
+        if self.went_back:
+            raise SimclrError(
+                f"{found}. It went wrong before, too. Start a new run with base_lr below {self.config.base_lr:g}, or a "
+                "longer warmup_fraction."
+            )
+        self.went_back = True
+        state = None
+        if self.lead:
+            state = newest_whole_checkpoint(self.folder / "checkpoints", note=self.say)
+        self.restore(distributed.from_first(state) or self.start)
+        self.say(f"warning: {found}. Going back to step {self.step}, once")
 
-def saved_config(folder: Path) -> PretrainConfig | None:
-    """The settings of the run in this folder, None where there is no run."""
-    path = folder / CONFIG_FILE
-    return from_toml(path.read_text(encoding="utf-8"), where=path) if path.exists() else None
 
-
-def newest_run(runs: Path = RUNS) -> Path | None:
-    """The run below `runs` that was started or saved last, None where there is none."""
-    candidates = [path.parent for path in runs.glob(f"*/{CONFIG_FILE}")]
-    return max(candidates, key=lambda folder: folder.stat().st_mtime, default=None)
+def _own_cpus() -> int:
+    """Cores of this machine for this process."""
+    return max(1, available_cpus() // distributed.on_this_machine())
 
 
 def _step_seed(seed: int, step: int) -> int:

@@ -41,9 +41,9 @@ class Draws:
     sigma: NDArray[np.float32]
     """(V,) pixels."""
 
-    def rows(self, start: int, stop: int) -> "Draws":
-        """The numbers of views start..stop."""
-        return Draws(**{f.name: getattr(self, f.name)[start:stop] for f in fields(self)})
+    def at(self, views: slice | NDArray[np.int64]) -> "Draws":
+        """The numbers of some views."""
+        return Draws(**{f.name: getattr(self, f.name)[views] for f in fields(self)})
 
 
 def draw(seed: int, step: int, *, batch_size: int, augmentation: Augmentation) -> Draws:
@@ -90,19 +90,21 @@ def crop(image: Image.Image, box: tuple[int, int, int, int], size: int) -> NDArr
     return np.asarray(image.resize((size, size), Image.Resampling.BICUBIC, box=box))
 
 
-def recolour(crops_VHWC: Tensor, draws: Draws, *, kernel_share: float = 0.1) -> Tensor:
-    """uint8 crops (V, H, W, C) -> float32 views (V, C, H, W) in 0..1: flip, jitter, grayscale, blur.
+def recolour(
+    crops_VHWC: Tensor, draws: Draws, *, kernel_share: float = 0.1, dtype: torch.dtype = torch.float32
+) -> Tensor:
+    """uint8 crops (V, H, W, C) -> views (V, C, H, W) in 0..1, as `dtype`: flip, jitter, grayscale, blur.
 
     Runs on the device of `crops_VHWC`; row i of `draws` belongs to row i.
     """
     device = crops_VHWC.device
-    views = crops_VHWC.permute(0, 3, 1, 2).float().div_(255).contiguous()
+    views = crops_VHWC.permute(0, 3, 1, 2).to(dtype).div_(255).contiguous()
     views = torch.where(_rows(draws.flip, device)[:, None, None, None], views.flip(-1), views)
     _jitter_(views, draws)
     gray = _rows(np.flatnonzero(draws.gray), device)
     views[gray] = _luminance(views[gray]).expand(-1, 3, -1, -1)
     if (blurred := _rows(np.flatnonzero(draws.blur), device)).numel():
-        sigma = torch.from_numpy(draws.sigma).to(device)[blurred]
+        sigma = _rows(draws.sigma[draws.blur], device).to(dtype)
         radius = int(views.shape[-2] * kernel_share) // 2
         views[blurred] = gaussian_blur(views[blurred], sigma, radius=radius)
     return views.clamp_(0, 1)
@@ -116,7 +118,9 @@ def _jitter_(views: Tensor, draws: Draws) -> None:
             chosen = np.flatnonzero(draws.jitter & (draws.order[:, place] == index))
             if len(chosen):
                 rows = _rows(chosen, views.device)
-                factor = _rows(draws.factors[chosen, index], views.device)[:, None, None, None]
+                factor = _rows(draws.factors[chosen, index], views.device).to(views.dtype)[
+                    :, None, None, None
+                ]
                 views[rows] = operation(views[rows], factor)
 
 
@@ -144,8 +148,7 @@ def shift_hue(views: Tensor, turn: Tensor) -> Tensor:
     )
     sixth = (sixth + 6 * turn) % 6
     # channel = high - chroma * clamp(min(k, 4 - k), 0, 1) with k = (n + hue/60) mod 6 (Smith 1978)
-    offset = views.new_tensor([5.0, 3.0, 1.0]).view(1, 3, 1, 1)
-    k = (sixth + offset) % 6
+    k = torch.cat([(sixth + n) % 6 for n in (5.0, 3.0, 1.0)], dim=1)
     return high - chroma * torch.minimum(k, 4 - k).clamp_(0, 1)
 
 
@@ -175,8 +178,11 @@ def _blur_matrix(sigma: Tensor, size: int, radius: int) -> Tensor:
 
 
 def _luminance(views: Tensor) -> Tensor:
-    return (views * views.new_tensor(_LUMA).view(1, 3, 1, 1)).sum(1, keepdim=True)
+    r, g, b = views.chunk(3, dim=1)
+    return _LUMA[0] * r + _LUMA[1] * g + _LUMA[2] * b
 
 
 def _rows(values: NDArray[np.generic], device: torch.device) -> Tensor:
-    return torch.from_numpy(values).to(device)
+    """Copied without waiting for the device."""
+    rows = torch.from_numpy(values)
+    return rows.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else rows

@@ -7,17 +7,23 @@ import torch
 from torch import Tensor, nn
 
 from simclr.errors import ArtifactError
-from simclr.pretrain.checkpoint import TrainingState, latest_checkpoint, load_checkpoint, save_checkpoint
+from simclr.pretrain.checkpoint import (
+    TrainingState,
+    load_checkpoint,
+    newest_whole_checkpoint,
+    save_checkpoint,
+)
 from simclr.pretrain.lars import LARS, lars_groups
 
 
-def save(folder: Path, step: int) -> tuple[nn.Module, LARS]:
+def save(folder: Path, step: int, *, keep: int = 2, keep_every: int | None = None) -> tuple[nn.Module, LARS]:
     torch.manual_seed(step)
     model = nn.Sequential(nn.Linear(4, 3), nn.BatchNorm1d(3))
     optimizer = LARS(lars_groups(model, weight_decay=1e-4), lr=0.1)
     model(torch.randn(5, 4)).square().sum().backward()
     optimizer.step()
-    save_checkpoint(folder, step=step, data_sha256="abc", model=model, optimizer=optimizer)
+    state = TrainingState(step, 6, "abc", dict(model.state_dict()), optimizer.state_dict())
+    save_checkpoint(folder, state, keep=keep, keep_every=keep_every)
     return model, optimizer
 
 
@@ -31,35 +37,84 @@ def flat(state: object) -> list[object]:
 
 
 def contents(state: TrainingState) -> list[object]:
-    return [state.step, state.data_sha256, *flat(state.model), *flat(state.optimizer)]
+    return [state.step, state.chunk, state.data_sha256, *flat(state.model), *flat(state.optimizer)]
 
 
 def test_a_checkpoint_gives_back_what_was_saved(tmp_path):
     model, optimizer = save(tmp_path / "c", 12)
     state = load_checkpoint(tmp_path / "c" / "step-000000012.pt")
-    assert contents(state) == [12, "abc", *flat(dict(model.state_dict())), *flat(optimizer.state_dict())]
+    assert contents(state) == [12, 6, "abc", *flat(dict(model.state_dict())), *flat(optimizer.state_dict())]
+
+
+def steps_in(folder: Path) -> list[int]:
+    return sorted(int(path.stem[5:]) for path in folder.iterdir())
+
+
+def newest(folder: Path) -> tuple[int | None, list[str]]:
+    notes: list[str] = []
+    state = newest_whole_checkpoint(folder, note=notes.append)
+    return state.step if state else None, notes
 
 
 def test_the_newest_two_are_kept(tmp_path):
     for step in (5, 20, 100):
         save(tmp_path, step)
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["step-000000020.pt", "step-000000100.pt"]
+    assert steps_in(tmp_path) == [20, 100]
 
 
-def test_the_latest_is_the_one_with_most_steps(tmp_path):
+def test_as_many_are_kept_as_asked(tmp_path):
+    for step in range(1, 8):
+        save(tmp_path, step, keep=4)
+    assert steps_in(tmp_path) == [4, 5, 6, 7]
+
+
+def test_the_first_at_or_after_each_multiple_is_kept_for_good(tmp_path):
+    """Saved at odd times, as by the minute; multiples of 100."""
+    for step in (30, 90, 120, 150, 199, 200, 290, 410, 480, 499):
+        save(tmp_path, step, keep_every=100)
+    assert steps_in(tmp_path) == [120, 200, 410, 480, 499]
+
+
+def test_checkpoints_of_later_steps_are_of_a_past_that_is_given_up(tmp_path):
+    for step in (10, 20, 30):
+        save(tmp_path, step, keep=3)
+    save(tmp_path, 15, keep=3)
+    assert steps_in(tmp_path) == [10, 15]
+
+
+def test_the_newest_is_the_one_with_most_steps(tmp_path):
     for step in (9, 10):
         save(tmp_path, step)
-    assert latest_checkpoint(tmp_path) == tmp_path / "step-000000010.pt"
+    assert newest(tmp_path) == (10, [])
 
 
-def test_a_run_without_checkpoints_has_no_latest(tmp_path):
-    assert latest_checkpoint(tmp_path / "checkpoints") is None
+def test_a_run_without_checkpoints_has_no_newest(tmp_path):
+    assert newest(tmp_path / "checkpoints") == (None, [])
 
 
 def test_a_save_that_was_killed_is_no_checkpoint(tmp_path):
     save(tmp_path, 1)
     (tmp_path / ".step-000000002.pt.77.tmp").write_bytes(b"half")
-    assert latest_checkpoint(tmp_path) == tmp_path / "step-000000001.pt"
+    assert newest(tmp_path) == (1, [])
+
+
+def test_a_damaged_newest_is_named_and_passed_over(tmp_path):
+    for step in (1, 2, 3):
+        save(tmp_path, step, keep=3)
+    for step in (2, 3):
+        path = tmp_path / f"step-{step:09d}.pt"
+        path.write_bytes(path.read_bytes()[:-50])
+    step, notes = newest(tmp_path)
+    assert step == 1
+    assert [note.split(": damaged checkpoint")[0] for note in notes] == [
+        str(tmp_path / f"step-{step:09d}.pt") for step in (3, 2)
+    ]
+
+
+def test_where_all_are_damaged_that_is_an_error(tmp_path):
+    (tmp_path / "step-000000002.pt").write_bytes(b"")
+    with pytest.raises(ArtifactError, match="none of its 1 checkpoints can be read"):
+        newest(tmp_path)
 
 
 @pytest.mark.parametrize("damage", ["truncated", "empty", "text", "missing"])

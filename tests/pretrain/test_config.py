@@ -77,7 +77,7 @@ def test_an_unknown_setting_suggests_the_nearest(setting, near):
 def test_an_unknown_setting_near_to_nothing_lists_the_known():
     message = complaint("zzz=1")
     assert message.startswith("zzz: no such setting. Known: data, encoder, ")
-    assert message.endswith("checkpoint_every.")
+    assert message.endswith("checkpoint_keep_every.")
 
 
 @pytest.mark.parametrize(

@@ -22,7 +22,8 @@ def dataset(folder: Path, *, batch_size: int = 6, size: int = 8, seed: int = 0) 
 
 
 def all_batches(images: TwoCrops, steps: range, *, workers: int = 0) -> list[Crops]:
-    return list(batches(images, steps=steps, workers=workers, pin=False))
+    everyone = range(images.batch_size)
+    return list(batches(images, steps=steps, images=everyone, workers=workers, pin=False))
 
 
 def pixels(crops: list[Crops]) -> Tensor:
@@ -144,3 +145,24 @@ def test_a_folder_without_one_readable_image_is_an_error_of_one_line(greys, work
     with pytest.raises(ImageError) as error:
         all_batches(dataset(greys), range(1), workers=workers)
     assert str(error.value) == f"{greys}: none of its 7 images can be read (empty file)."
+
+
+def test_shares_of_a_batch_put_together_are_the_batch(noise_photos, monkeypatch):
+    """As several processes take them, each with slices of its own."""
+    monkeypatch.setattr(data, "_SLICE", 2)
+    images = dataset(noise_photos)
+    (whole,) = all_batches(images, range(2, 3))
+    shares = [
+        next(batches(images, steps=range(2, 3), images=rows, workers=0, pin=False)).pixels
+        for rows in (range(1), range(1, 4), range(4, 6))
+    ]
+    assert torch.equal(torch.cat(shares, dim=1), whole.pixels)
+
+
+def test_a_saved_batch_holds_the_crops_and_the_paths_of_its_images(greys, tmp_path):
+    images = dataset(greys)
+    images.save(1, tmp_path / "batch.npz")
+    saved = np.load(tmp_path / "batch.npz")
+    (batch,) = all_batches(images, range(1, 2))
+    assert np.array_equal(saved["pixels"], batch.pixels.numpy())
+    assert [f"{number}.png" for number in numbers_of(batch)[0]] == saved["paths"].tolist()

@@ -1,4 +1,4 @@
-"""Contrastive top-1 against the reference's numbers and a loop."""
+"""Contrastive top-1 and entropy against the reference's numbers and loops."""
 
 from pathlib import Path
 
@@ -8,9 +8,13 @@ import torch
 from torch import Tensor
 
 from simclr.pretrain import monitor
-from simclr.pretrain.monitor import contrastive_top1
+from simclr.pretrain.monitor import contrastive_scores
 
 REFERENCE = Path(__file__).parent / "reference" / "nt_xent.npz"
+
+
+def contrastive_top1(z1: Tensor, z2: Tensor) -> Tensor:
+    return contrastive_scores(z1, z2, temperature=0.1)[0] / len(z1)
 
 
 def loop_top1(z1: Tensor, z2: Tensor) -> float:
@@ -65,3 +69,25 @@ def test_autocast_changes_nothing(similar):
 def test_no_gradient_flows_back(similar):
     z1, z2 = similar
     assert not contrastive_top1(z1.requires_grad_(), z2).requires_grad
+
+
+def test_entropy_is_that_of_a_loop(similar):
+    """As google-research/simclr, tf2/metrics.py: of the softmax over second views, in nats."""
+    z1, z2 = similar
+    total = 0.0
+    for a in z1.double():
+        cosines = torch.stack([torch.dot(a, b) / (a.norm() * b.norm()) for b in z2.double()])
+        share = (cosines / 0.5).softmax(0)
+        total -= float((share * share.log()).sum())
+    assert contrastive_scores(z1, z2, temperature=0.5)[1].item() == pytest.approx(total, rel=1e-5)
+
+
+def test_views_that_are_all_alike_have_the_entropy_of_a_guess():
+    z = torch.ones(7, 3)
+    assert contrastive_scores(z, z, temperature=0.1)[1].item() / 7 == pytest.approx(np.log(7))
+
+
+def test_parts_add_up_to_the_whole(similar):
+    whole = contrastive_scores(*similar, temperature=0.1)
+    parts = [contrastive_scores(*similar, temperature=0.1, images=r) for r in (range(13), range(13, 40))]
+    torch.testing.assert_close(parts[0] + parts[1], whole)

@@ -7,22 +7,26 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
 from safetensors.torch import load_file
+from torch import Tensor, nn
 
 from simclr.encoder import load_encoder
 from simclr.errors import ArtifactError, ConfigError, SimclrError
 from simclr.pretrain import train
-from simclr.pretrain.checkpoint import latest_checkpoint, load_checkpoint
+from simclr.pretrain.checkpoint import TrainingState, load_checkpoint, newest_whole_checkpoint
 from simclr.pretrain.config import Augmentation, PretrainConfig, from_toml
+from simclr.pretrain.run_folder import newest_run, saved_config
 from simclr.pretrain.schedule import learning_rate
-from simclr.pretrain.train import newest_run, run, saved_config
+from simclr.pretrain.step import Contrast
+from simclr.pretrain.train import run
 
 STEPS = 5
 """16 images, batch 8, two epochs: 16 * 2 // 8 + 1."""
@@ -63,10 +67,21 @@ def change(config: PretrainConfig, **settings: Any) -> PretrainConfig:
     return dataclasses.replace(config, **settings)
 
 
+def keep(notes: list[str]) -> Callable[[str], None]:
+    """Collects notes, but for what a step needs of memory, which every run says."""
+    return lambda line: None if line.startswith("memory: ") else notes.append(line)
+
+
 def metrics_of(folder: Path) -> list[tuple[float, ...]]:
     """(step, loss, top1, lr) of each line."""
     lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
     return [(line["step"], line["loss"], line["top1"], line["lr"]) for line in lines]
+
+
+def newest(folder: Path) -> TrainingState:
+    state = newest_whole_checkpoint(folder / "checkpoints", note=lambda line: None)
+    assert state is not None
+    return state
 
 
 def digest_of(folder: Path) -> str:
@@ -86,7 +101,7 @@ def run_and_stop(config: PretrainConfig, out: Path, *, after: int, number: int =
             os.kill(os.getpid(), number)
 
     with pytest.raises(KeyboardInterrupt):
-        run(config, out=out, progress=progress, note=notes.append)
+        run(config, out=out, progress=progress, note=keep(notes))
     return notes
 
 
@@ -126,7 +141,9 @@ def test_progress_counts_images(config, tmp_path):
 def test_the_saved_settings_are_those_of_the_run_with_nothing_left_open(config, tmp_path):
     folder = run(change(config, batch_size=None, small_stem=None), out=tmp_path / "run")
     path = folder / "config.toml"
-    assert from_toml(path.read_text(), where=path) == change(config, batch_size=16, small_stem=False)
+    assert from_toml(path.read_text(), where=path) == change(
+        config, batch_size=16, small_stem=False, chunk=16
+    )
 
 
 def test_the_report_is_written(config, tmp_path):
@@ -157,21 +174,21 @@ def test_the_train_folder_of_a_data_set_is_used_and_said(config, tmp_path):
     Image.new("RGB", (40, 40)).save(whole / "test" / "0.png")
     Path(config.data).rename(whole / "train")
     notes: list[str] = []
-    folder = run(change(config, data=str(whole)), out=tmp_path / "run", note=notes.append)
+    folder = run(change(config, data=str(whole)), out=tmp_path / "run", note=keep(notes))
     assert notes == [f"reading {whole / 'train'}"]
     assert json.loads((folder / "encoder.json").read_text())["parents"]["images"] == 16
 
 
 def test_a_batch_of_the_whole_set_is_said(config, tmp_path):
     notes: list[str] = []
-    run(change(config, batch_size=None), out=tmp_path / "run", note=notes.append)
+    run(change(config, batch_size=None), out=tmp_path / "run", note=keep(notes))
     assert notes == ["batch size 16: all images of this set"]
 
 
 def test_a_file_that_cannot_be_read_is_said_once(config, tmp_path):
     (Path(config.data) / "03.jpg").write_bytes(b"")
     notes: list[str] = []
-    run(config, out=tmp_path / "run", note=notes.append)
+    run(config, out=tmp_path / "run", note=keep(notes))
     assert notes == ["skipped 03.jpg: empty file"]
 
 
@@ -210,7 +227,7 @@ def test_workers_do_not_change_the_run(config, tmp_path):
 def test_a_stopped_run_keeps_the_steps_it_did(config, tmp_path, number):
     run_and_stop(config, tmp_path / "run", after=2, number=number)
     assert [row[0] for row in metrics_of(tmp_path / "run")] == [0, 1]
-    assert load_checkpoint(latest_checkpoint(tmp_path / "run" / "checkpoints")).step == 2
+    assert newest(tmp_path / "run").step == 2
 
 
 def test_a_stopped_run_says_how_to_go_on(config, tmp_path):
@@ -225,7 +242,7 @@ def test_a_stopped_and_resumed_run_is_the_uninterrupted_one_to_the_last_bit(conf
     run_and_stop(config, tmp_path / "run", after=after)
     resumed = run(config, out=tmp_path / "run", resume=True)
     assert metrics_of(resumed) == metrics_of(whole)
-    ends = [load_checkpoint(latest_checkpoint(folder / "checkpoints")) for folder in (resumed, whole)]
+    ends = [newest(folder) for folder in (resumed, whole)]
     for name, tensor in ends[0].model.items():
         assert torch.equal(tensor, ends[1].model[name]), name
     assert digest_of(resumed) == digest_of(whole)
@@ -242,26 +259,35 @@ def test_a_run_killed_between_checkpoints_does_the_steps_again(config, tmp_path)
     assert metrics_of(folder) == metrics_of(whole)
 
 
-def test_where_the_newest_checkpoint_is_damaged_it_is_named(config, tmp_path):
-    folder = tmp_path / "run"
-    run_and_stop(config, folder, after=2)
-    newest = folder / "checkpoints" / "step-000000002.pt"
-    newest.write_bytes(newest.read_bytes()[:1000])
-    with pytest.raises(ArtifactError) as error:
-        run(config, out=folder, resume=True)
-    assert str(error.value).startswith(f"{newest}: damaged checkpoint (")
-
-
-def test_without_its_damaged_checkpoint_a_run_goes_on_from_the_one_before(config, tmp_path):
+@pytest.mark.parametrize("kept_bytes", [0, 1000, -1])
+def test_a_checkpoint_cut_short_is_refused_and_the_one_before_it_used(config, tmp_path, kept_bytes):
     often = change(config, checkpoint_every=2)
     whole = run(often, out=tmp_path / "whole")
     folder = tmp_path / "run"
     run_and_stop(often, folder, after=3)
-    (folder / "checkpoints" / "step-000000003.pt").unlink()
+    damaged = folder / "checkpoints" / "step-000000003.pt"
+    damaged.write_bytes(damaged.read_bytes()[:kept_bytes])
     notes: list[str] = []
-    run(often, out=folder, resume=True, note=notes.append)
-    assert notes == ["resuming at step 2"]
+    run(often, out=folder, resume=True, note=keep(notes))
+    assert notes[0].startswith(f"{damaged}: damaged checkpoint (")
+    assert notes[0].endswith("Using the one before it.")
+    assert notes[1:] == ["resuming at step 2"]
     assert metrics_of(folder) == metrics_of(whole)
+    assert digest_of(folder) == digest_of(whole)
+
+
+def test_where_every_checkpoint_is_damaged_nothing_is_started_over(config, tmp_path):
+    folder = tmp_path / "run"
+    run_and_stop(config, folder, after=2)
+    (folder / "checkpoints" / "step-000000002.pt").write_bytes(b"no checkpoint")
+    before = everything_in(folder)
+    with pytest.raises(ArtifactError) as error:
+        run(config, out=folder, resume=True)
+    assert str(error.value) == (
+        f"{folder / 'checkpoints'}: none of its 1 checkpoints can be read. Start again with a new --out, or delete the "
+        "folder to start this run over."
+    )
+    assert everything_in(folder) == before
 
 
 def test_checkpoints_are_written_as_often_as_asked(config, tmp_path):
@@ -273,7 +299,7 @@ def test_checkpoints_are_written_as_often_as_asked(config, tmp_path):
 def test_a_finished_run_says_so_and_changes_nothing(config, tmp_path):
     folder = run(config, out=tmp_path / "run")
     before, notes = everything_in(folder), []
-    assert run(config, out=folder, resume=True, note=notes.append) == folder
+    assert run(config, out=folder, resume=True, note=keep(notes)) == folder
     assert notes == [f"{folder} is finished: {STEPS} of {STEPS} steps done"]
     assert everything_in(folder) == before
 
@@ -375,26 +401,75 @@ def test_a_device_that_is_not_there_is_refused_and_named(config, tmp_path):
         run(change(config, device="abacus"), out=tmp_path / "run")
 
 
-def test_a_loss_that_is_no_number_ends_the_run(config, tmp_path, monkeypatch):
-    """From step 2 on the loss is not a number; what came before is kept."""
-    calls = iter(range(STEPS))
+def nan_in_steps(monkeypatch: pytest.MonkeyPatch, *wrong: int) -> list[int]:
+    """Makes the loss of these calls of the step no number; gives the list of all calls so far."""
+    calls: list[int] = []
+    real = train.contrast
 
-    def failing(z1, z2, *, temperature):
-        return (z1 * z2).mean() * (float("nan") if next(calls) == 2 else 1.0)
+    def failing(z: Tensor, **rest: Any) -> Contrast:
+        calls.append(len(calls))
+        found = real(z, **rest)
+        return dataclasses.replace(found, loss=found.loss * float("nan")) if calls[-1] in wrong else found
 
-    monkeypatch.setattr(train, "nt_xent", failing)
+    monkeypatch.setattr(train, "contrast", failing)
+    return calls
+
+
+def test_a_loss_that_is_no_number_sends_the_run_back_once(config, tmp_path, monkeypatch):
+    """Steps 0, 1, 2, 3 (nan), then again from the checkpoint after 2: 2, 3, 4."""
+    whole = run(change(config, checkpoint_every=2), out=tmp_path / "whole")
+    calls, notes = nan_in_steps(monkeypatch, 3), []
+    folder = tmp_path / "run"
+    run(change(config, checkpoint_every=2), out=folder, note=keep(notes))
+    batch = folder / "bad_batch" / "step-000000003.npz"
+    assert notes == [
+        f"warning: {folder}: the loss is nan at step 3; its images are in {batch}. Going back to step 2, once"
+    ]
+    assert len(calls) == 7
+    assert metrics_of(folder) == metrics_of(whole)
+    assert digest_of(folder) == digest_of(whole)
+    assert np.load(batch)["pixels"].shape == (2, 8, 32, 32, 3)
+
+
+def test_before_the_first_checkpoint_it_goes_back_to_the_start(config, tmp_path, monkeypatch):
+    whole = run(config, out=tmp_path / "whole")
+    nan_in_steps(monkeypatch, 2)
+    assert metrics_of(run(config, out=tmp_path / "run")) == metrics_of(whole)
+    assert digest_of(tmp_path / "run") == digest_of(whole)
+
+
+def test_a_loss_that_is_no_number_twice_ends_the_run(config, tmp_path, monkeypatch):
+    """What came before is kept, the last good checkpoint too."""
+    nan_in_steps(monkeypatch, 2, 3)
+    folder = tmp_path / "run"
     with pytest.raises(SimclrError) as error:
-        run(change(config, checkpoint_every=1), out=tmp_path / "run")
-    assert str(error.value).startswith(f"{tmp_path / 'run'}: the loss is nan at step 2.")
-    assert [row[0] for row in metrics_of(tmp_path / "run")] == [0, 1]
-    assert load_checkpoint(latest_checkpoint(tmp_path / "run" / "checkpoints")).step == 2
+        run(change(config, checkpoint_every=1), out=folder)
+    assert str(error.value) == (
+        f"{folder}: the loss is nan at step 2; its images are in {folder / 'bad_batch' / 'step-000000002.npz'}. It went wrong "
+        "before, too. Start a new run with base_lr below 0.3, or a longer warmup_fraction."
+    )
+    assert [row[0] for row in metrics_of(folder)] == [0, 1]
+    assert newest(folder).step == 2
 
 
 def test_a_learning_rate_beyond_reason_is_said_to_be_the_cause(config, tmp_path):
-    with pytest.raises(
-        SimclrError, match=r"the loss is nan at step \d\. Start a new run with base_lr below 1e"
-    ):
+    with pytest.raises(SimclrError, match=r"is nan at step \d; .* Start a new run with base_lr below 1e"):
         run(change(config, base_lr=1e30, lr_scaling="none"), out=tmp_path / "run")
+
+
+def test_weights_that_are_no_numbers_are_not_saved(config, tmp_path, monkeypatch):
+    """The loss of a step says nothing about the weights after it."""
+    real = train.accumulate_gradients
+
+    def poisoned(model: nn.Module, *args: Any, **rest: Any) -> Contrast:
+        found = real(model, *args, **rest)
+        next(model.parameters()).grad.fill_(float("inf"))
+        return found
+
+    monkeypatch.setattr(train, "accumulate_gradients", poisoned)
+    with pytest.raises(SimclrError, match="the loss left weights that are no numbers at step 0; "):
+        run(change(config, checkpoint_every=1, base_lr=1.0), out=tmp_path / "run")
+    assert not (tmp_path / "run" / "checkpoints").exists()
 
 
 # ---- runs
@@ -426,7 +501,7 @@ def test_a_folder_without_a_run_has_no_saved_settings(tmp_path):
 
 def test_saved_settings_are_read_back(config, tmp_path):
     folder = run(config, out=tmp_path / "run")
-    assert saved_config(folder) == change(config, small_stem=False)
+    assert saved_config(folder) == change(config, small_stem=False, chunk=8)
 
 
 def test_a_signal_to_the_whole_process_group_stops_at_a_step_and_leaves_no_worker(noise_photos, tmp_path):
@@ -454,10 +529,10 @@ def test_a_kill_while_the_last_checkpoint_is_written_does_not_leave_an_old_encod
     """A finished run must mean a finished encoder: what vouches for the run is written last."""
     real = train.save_checkpoint
 
-    def killed(folder, *, step, **state):
-        if step == STEPS:
+    def killed(folder, state, **rest):
+        if state.step == STEPS:
             raise MemoryError("stands for a kill")
-        real(folder, step=step, **state)
+        real(folder, state, **rest)
 
     config = dataclasses.replace(config, checkpoint_every=2)
     monkeypatch.setattr(train, "save_checkpoint", killed)
@@ -466,6 +541,6 @@ def test_a_kill_while_the_last_checkpoint_is_written_does_not_leave_an_old_encod
     assert load_encoder(tmp_path / "run")[1].parents["step"] == STEPS
     monkeypatch.undo()
     notes: list[str] = []
-    run(config, out=tmp_path / "run", resume=True, note=notes.append)
+    run(config, out=tmp_path / "run", resume=True, note=keep(notes))
     assert "resuming at step 4" in notes
     assert load_encoder(tmp_path / "run")[1].parents["step"] == STEPS

@@ -193,12 +193,12 @@ def test_another_seed_or_step_draws_another_of_everything(seed, step):
 
 def test_both_views_of_an_image_are_drawn_apart():
     draws = draw(3, 7, batch_size=64, augmentation=Augmentation())
-    assert equal(draws.rows(0, 64), draws.rows(64, 128)) == []
+    assert equal(draws.at(slice(0, 64)), draws.at(slice(64, 128))) == []
 
 
-def test_rows_are_a_slice_of_every_number():
+def test_the_numbers_of_some_views_are_theirs_of_every_kind():
     draws = draw(0, 0, batch_size=8, augmentation=Augmentation())
-    part = draws.rows(3, 5)
+    part = draws.at(slice(3, 5))
     for name, values in vars(draws).items():
         assert np.array_equal(getattr(part, name), values[3:5]), name
 
@@ -261,7 +261,7 @@ def test_a_batch_of_views_is_what_torchvision_makes_one_by_one():
 def test_a_view_does_not_depend_on_the_rest_of_its_batch():
     batch = crops(16)
     draws = draw(1, 2, batch_size=8, augmentation=Augmentation())
-    alone = [recolour(batch[row : row + 1], draws.rows(row, row + 1)) for row in range(16)]
+    alone = [recolour(batch[row : row + 1], draws.at(slice(row, row + 1))) for row in range(16)]
     torch.testing.assert_close(recolour(batch, draws), torch.cat(alone), rtol=0, atol=1e-6)
 
 

@@ -1,0 +1,262 @@
+"""Everything a run is made of before its first step: settings, data, model, optimiser, where a stopped run goes on.
+
+Finds out what is wrong before anything is written, and says what memory the steps will need. On several processes, each
+does this for itself, and all fail together if one does.
+"""
+
+import dataclasses
+import hashlib
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from simclr.artifacts import write_atomically
+from simclr.encoder import build_encoder, default_recipe, feature_width, wants_small_stem
+from simclr.errors import ConfigError, reason
+from simclr.preprocess import Recipe
+from simclr.pretrain import distributed, memory
+from simclr.pretrain.checkpoint import TrainingState, newest_whole_checkpoint
+from simclr.pretrain.companies import companies_of_a_kind
+from simclr.pretrain.config import PretrainConfig, resolve_batch_size, to_toml
+from simclr.pretrain.data import TwoCrops
+from simclr.pretrain.lars import LARS, lars_groups
+from simclr.pretrain.model import SimCLR
+from simclr.pretrain.norm import RunningStatistics, over_all_processes
+from simclr.pretrain.run_folder import CONFIG_FILE, check_folder, saved_config
+from simclr.pretrain.schedule import total_steps
+from simclr.pretrain.weights import start_from
+from simclr.sources import list_images
+
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Setup:
+    config: PretrainConfig
+    """With nothing left open."""
+    folder: Path
+    device: torch.device
+    dtype: torch.dtype
+    """Of the encoder's arithmetic."""
+    dataset: TwoCrops
+    data: Path
+    data_sha256: str
+    """Of the listing of images."""
+    batch_size: int
+    chunk: int
+    """To begin with; memory may halve it."""
+    steps: int
+    model: nn.Module
+    optimizer: LARS
+    statistics: RunningStatistics
+    width: int
+    """Of the encoder's features."""
+    recipe: Recipe
+    state: TrainingState | None
+    """Where a stopped run goes on; None at its start."""
+
+    @property
+    def finished(self) -> bool:
+        return self.state is not None and self.state.step >= self.steps
+
+    def precision(self) -> AbstractContextManager[object]:
+        """Surrounds the encoder's forwards."""
+        return torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32)
+
+
+def prepare(
+    config: PretrainConfig, folder: Path, device: torch.device, dtype: torch.dtype, *, resume: bool, say: Say
+) -> Setup:
+    """Build a run, or find out how one goes on; writes config.toml unless the run is finished.
+
+    Raises ConfigError (settings, or a run that exists already), ImageError (no images), ArtifactError (checkpoints or
+    weights).
+    """
+    # ---- settings, images and encoder
+    data = Path(config.data)
+    if (data / "train").is_dir():
+        data = data / "train"
+        say(f"reading {data}")
+    paths, config, encoder = distributed.together(
+        lambda: _settings_and_encoder(config, data, folder, resume=resume, say=say)
+    )
+    data_sha256 = hashlib.sha256("\n".join(paths).encode()).hexdigest()
+    width = distributed.together(
+        partial(_check_group, config, data, encoder, data_sha256, distributed.from_first(data_sha256))
+    )
+
+    # ---- model and optimiser
+    encoder.to(device)
+    plain = SimCLR(encoder, width=width, layers=config.head_layers, out=config.head_out)
+    model = over_all_processes(plain, device).to(device).to(memory_format=torch.channels_last).train()
+    assert config.batch_size is not None
+    state = distributed.from_first(
+        distributed.together(lambda: _newest(folder, data, data_sha256, say) if resume else None)
+    )
+    setup = Setup(
+        config=config,
+        folder=folder,
+        device=device,
+        dtype=dtype,
+        dataset=TwoCrops(
+            data,
+            paths,
+            seed=config.seed,
+            batch_size=config.batch_size,
+            size=config.image_size,
+            augmentation=config.augmentation,
+        ),
+        data=data,
+        data_sha256=data_sha256,
+        batch_size=config.batch_size,
+        chunk=config.batch_size,
+        steps=total_steps(len(paths), batch_size=config.batch_size, epochs=config.epochs),
+        model=model,
+        optimizer=LARS(
+            lars_groups(model, weight_decay=config.weight_decay), lr=0.0, momentum=config.momentum
+        ),
+        statistics=RunningStatistics(model),
+        width=width,
+        recipe=default_recipe(config.encoder, image_size=config.image_size),
+        state=state,
+    )
+    if setup.finished:
+        return setup
+
+    # ---- memory
+    chunk = _plan_memory(setup, before=saved_config(folder), say=say)
+    config = dataclasses.replace(config, chunk=chunk)
+    distributed.together(partial(_write_config, config, folder))
+    return dataclasses.replace(setup, config=config, chunk=chunk)
+
+
+def device_and_dtype(config: PretrainConfig) -> tuple[torch.device, torch.dtype]:
+    """Where and in which precision to run. Raises ConfigError for a device that is not there."""
+    name = config.device
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        device = torch.device(name)
+        if device.type == "cuda" and device.index is None:
+            device = distributed.own_gpu()
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError, NotImplementedError) as exc:
+        raise ConfigError(
+            f"device {config.device!r} cannot be used ({reason(exc)}). Use --device cpu."
+        ) from exc
+    bf16 = config.precision == "bf16" or (
+        config.precision == "auto" and device.type == "cuda" and torch.cuda.is_bf16_supported()
+    )
+    return device, torch.bfloat16 if bf16 else torch.float32
+
+
+def _settings_and_encoder(
+    config: PretrainConfig, data: Path, folder: Path, *, resume: bool, say: Say
+) -> tuple[list[str], PretrainConfig, nn.Module]:
+    """The images' paths, the settings with all but `chunk` resolved, and the encoder with its first weights."""
+    paths = list_images(data)
+    batch_size = resolve_batch_size(config.batch_size, len(paths))
+    if config.batch_size is None and batch_size == len(paths):
+        say(f"batch size {batch_size}: all images of this set")
+    small_stem = config.small_stem
+    if small_stem is None:
+        small_stem = wants_small_stem(config.encoder, config.image_size)
+    config = dataclasses.replace(config, batch_size=batch_size, small_stem=small_stem)
+    check_folder(folder, config, resume=resume)
+    torch.manual_seed(config.seed)
+    encoder = build_encoder(config.encoder, small_stem=small_stem)
+    if config.weights:
+        for line in start_from(encoder, config.weights).lines(config.weights):
+            say(line)
+    if config.recompute:
+        try:
+            encoder.set_grad_checkpointing(True)  # type: ignore[operator]
+        except (AttributeError, AssertionError, TypeError) as exc:
+            raise ConfigError(
+                f"encoder {config.encoder!r} cannot recompute its blocks. Use --set recompute=false and a smaller --chunk."
+            ) from exc
+    return paths, config, encoder
+
+
+def _check_group(
+    config: PretrainConfig, data: Path, encoder: nn.Module, data_sha256: str, first_sha256: str
+) -> int:
+    """The width of the encoder's features; raises ConfigError where the processes do not suit the run."""
+    assert config.batch_size is not None
+    if data_sha256 != first_sha256:
+        raise ConfigError(
+            f"{data}: process {distributed.rank()} finds other images there than process 0. Give all the same files."
+        )
+    if distributed.world() > config.batch_size:
+        raise ConfigError(
+            f"{distributed.world()} processes are more than the {config.batch_size} images of a batch."
+        )
+    return feature_width(encoder, config.image_size)
+
+
+def _newest(folder: Path, data: Path, data_sha256: str, say: Say) -> TrainingState | None:
+    """The state to go on from, on the first process; None where there is none, and on the others."""
+    if distributed.rank() != 0:
+        return None
+    state = newest_whole_checkpoint(folder / "checkpoints", note=say)
+    if state is not None and state.data_sha256 != data_sha256:
+        raise ConfigError(
+            f"{data}: its images are not those that {folder} was started on. Restore them, or use a new --out."
+        )
+    return state
+
+
+def _write_config(config: PretrainConfig, folder: Path) -> None:
+    if distributed.rank() == 0:
+        folder.mkdir(parents=True, exist_ok=True)
+        text = to_toml(config)
+        write_atomically(folder / CONFIG_FILE, lambda temporary: temporary.write_text(text, encoding="utf-8"))
+
+
+def _plan_memory(setup: Setup, *, before: PretrainConfig | None, say: Say) -> int:
+    """The chunk that is set, that the run has had, or that fits; says it, and what a step will need."""
+    config, batch, processes = setup.config, setup.batch_size, distributed.world()
+
+    def forward(views: int) -> Tensor:
+        noise = torch.rand(views, 3, config.image_size, config.image_size, device=setup.device)
+        with setup.precision():
+            z: Tensor = setup.model(noise.contiguous(memory_format=torch.channels_last))
+        return z
+
+    with setup.statistics.untouched():
+        need = memory.measure(setup.model, forward, image_size=config.image_size, projection=config.head_out)
+    free = memory.available(setup.device)
+    had = setup.state.chunk if setup.state else None
+    if had is not None and config.chunk in ("auto", before.chunk if before else "auto"):
+        chunk = had
+    elif config.chunk == "auto":
+        chunk = distributed.least(memory.largest_chunk(need, free, batch_size=batch))
+    else:
+        chunk = min(config.chunk, batch)
+    companies = companies_of_a_kind(batch, chunk)
+    if chunk < batch and processes > 1 and batch // processes < 2 * companies - 1:
+        raise ConfigError(
+            f"chunk {chunk} is too small for {processes} processes: each needs views of every company. "
+            f"Give at least --chunk {2 * processes}."
+        )
+    if had is not None and had != chunk:
+        say(f"chunk {had} -> {chunk}: from here on other views share batch-norm statistics")
+    if chunk < batch:
+        say(
+            f"chunk {chunk}: {batch} images go through the encoder as {2 * companies} companies of about "
+            f"{batch // companies} first or second views"
+        )
+    images = len(distributed.share(batch))
+    views = 2 * images if chunk == batch else -(-batch // companies // processes)
+    each = " on each process" if processes > 1 else ""
+    say(
+        f"memory: about {need.of(images=images, views=views) / 1e9:.2f} GB of {free / 1e9:.1f} GB free{each} (weights and "
+        f"optimiser {need.fixed / 1e9:.2f}, batch {need.per_image * images / 1e9:.2f}, graph of {views} views "
+        f"{need.per_view * views / 1e9:.2f})"
+    )
+    return chunk
