@@ -6,10 +6,11 @@ threshold, 1 every other failure.
 
 import json
 import os
-import platform
+import sys
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -60,6 +61,9 @@ def user_errors(stopped: str = "stopped") -> Iterator[None]:
         if package not in _EXTRA_OF:
             raise
         note(f"error: {MissingExtra(package, _EXTRA_OF[package])}")
+        raise typer.Exit(1) from exc
+    except BrokenPipeError as exc:  # `| head` has read enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Python flushes once more at its end
         raise typer.Exit(1) from exc
     except OSError as exc:  # a full disk, a folder that may not be written, ...
         note(f"error: {exc.filename or 'input or output'}: {exc.strerror or exc}")
@@ -367,7 +371,7 @@ def doctor(
         bool,
         typer.Option(
             "--gradients",
-            help="Prove that the gradient does not depend on processes and chunks (half a minute).",
+            help="Prove instead that processes and chunks change no gradient; half a minute.",
         ),
     ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object a line.")] = False,
@@ -377,58 +381,18 @@ def doctor(
     Example: simclr doctor --gradients
     """
     with user_errors():
+        from simclr.doctor import Verdict, examine, prove_gradients
+
         if gradients:
-            _prove_gradients(as_json)
-            return
-        from simclr.cpus import available_cpus
-        from simclr.doctor import capabilities, remarks
-
-        def say(about: str, words: str, **more: Any) -> None:
-            line = json.dumps({"about": about, "words": words, **more}, ensure_ascii=False)
-            typer.echo(line if as_json else f"{about:20} {words}")
-
-        say("simclr", f"{simclr.__version__}, Python {platform.python_version()}, {platform.platform()}")
-        say("processor", f"{available_cpus()} cores for this process")
-        for remark in remarks():
-            say(remark.about, ("TROUBLE: " if remark.trouble else "") + remark.words, trouble=remark.trouble)
-        for c in capabilities():
-            found = ", ".join(f"{name} {version}" for name, version in c.found.items())
-            words = f"not yet: {', '.join(c.missing)} missing. Run: {c.install}" if c.missing else found
-            say(c.name, words, found=c.found, missing=c.missing, install=c.install if c.missing else None)
-
-
-def _prove_gradients(as_json: bool) -> None:
-    from simclr.pretrain.proof import BOUND, WRONG, prove
-
-    note("training a tiny encoder in float64, in one piece and divided: about half a minute")
-    failed = 0
-    findings = 0
-    for f in prove():
-        findings += 1
-        failed += not f.passed
-        verdict = "ok" if not f.wrong_on_purpose else "differs, as it must"
-        if not f.passed:
-            verdict = "FAILED: not caught" if f.wrong_on_purpose else "FAILED"
-        numbers = {"loss": f.loss, "gradients": f.gradients, "statistics": f.statistics}
-        if as_json:
-            line = {
-                "division": f.division.words,
-                "reference": f.reference.words,
-                **numbers,
-                "passed": f.passed,
-            }
-            typer.echo(json.dumps(line))
-        else:
-            words = ", ".join(f"{name} {value:.0e}" for name, value in numbers.items())
-            typer.echo(f"{f.division.words}\n    against {f.reference.words}: {words}  {verdict}")
-    if failed:
-        note(
-            f"error: {failed} of {findings} comparisons failed: do not trust a run that is divided so on this machine."
-        )
-        raise typer.Exit(3)
-    note(
-        f"all equal within {BOUND:.0e}; both variants that are wrong on purpose differ by more than {WRONG:.0e}"
-    )
+            note("training a tiny encoder in float64, whole and divided in every way: about half a minute")
+        for part in prove_gradients() if gradients else examine():
+            line = {"kind": type(part).__name__.lower(), **asdict(part)}
+            typer.echo(json.dumps(line, ensure_ascii=False) if as_json else part.words)
+            if isinstance(part, Verdict) and not part.passed:
+                note(
+                    f"error: the gradient proof failed: {part.words}. Do not train with --processes or --chunk here; report the lines above."
+                )
+                raise typer.Exit(3)
 
 
 def _store_beside(index: Path | None) -> Path:

@@ -1,121 +1,277 @@
-"""What this machine can do, and the command that adds the rest. Looks, and changes nothing; prints nothing."""
+"""What this machine can do, and the command that adds the rest; the gradient proof line by line. Prints nothing.
+
+`examine` and `prove_gradients` yield parts: each has plain fields, for JSON, and `words`, one line to read.
+"""
 
 import importlib
-import importlib.metadata
+import platform
 import shutil
 import subprocess
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from importlib import metadata
 from typing import Any
 
+import simclr
+from simclr.cpus import available_cpus
 from simclr.errors import reason
+from simclr.free_memory import UNKNOWN, free_memory
 
-_CAPABILITIES = {
-    "embed and search": ("cpu", ("onnxruntime", "faiss-cpu", "pyarrow", "simplejpeg", "pillow")),
-    "pretrain and export": (
-        "train",
-        ("torch", "torchvision", "timm", "onnx", "onnxscript", "tensorboard", "matplotlib"),
-    ),
-    "classify": ("classify", ("scikit-learn", "matplotlib", "onnx")),
+NEEDS = {
+    "search and embed": ("cpu", ("onnxruntime", "faiss-cpu", "pyarrow", "simplejpeg", "pillow")),
+    "pretrain and export": ("train", ("torch", "torchvision", "timm", "onnx", "onnxscript", "tensorboard", "matplotlib")),
+    "classify": ("classify", ("scikit-learn",)),
     "serve": ("serve", ("fastapi", "uvicorn", "python-multipart", "prometheus-client")),
-    "HEIC images": ("heif", ("pillow-heif",)),
+    "HEIC": ("heif", ("pillow-heif",)),
     "S3": ("s3", ("s3fs",)),
     "many machines": ("cluster", ("ray",)),
     "TensorRT": ("trt", ("tensorrt-cu13",)),
-}
-"""What one can do: the extra that brings it, and the distributions it needs."""
-_INSTEAD = {"onnxruntime": "onnxruntime-gpu", "faiss-cpu": "faiss-gpu"}
-"""Builds for GPUs that serve as well, and overwrite the other's files."""
+}  # fmt: skip
+"""What one can do -> the extra of pyproject.toml that brings it, and the packages it takes."""
+CLASHING = (("onnxruntime", "onnxruntime-gpu"), ("faiss-cpu", "faiss-gpu"))
+"""Builds for the CPU (extra `cpu`) and for GPUs (`gpu`): either will do, and both overwrite each other's files."""
+_INSTEAD = {cpu: (gpu,) for cpu, gpu in CLASHING} | {"tensorrt-cu13": ("tensorrt", "tensorrt-rtx")}
+"""What does as well as a package of NEEDS."""
+
+
+_PAIR = "pip uninstall -y torch torchvision && pip install torch torchvision"
+"""Builds of the two for different devices count as installed to pip, and fail at import."""
+
+
+@dataclass(frozen=True)
+class Machine:
+    simclr: str
+    python: str
+    platform: str
+    cores: int
+    """That this process may use."""
+    memory_free: int
+    """Bytes; UNKNOWN where the system does not say."""
+
+    @property
+    def words(self) -> str:
+        free = "unknown" if self.memory_free == UNKNOWN else f"{self.memory_free / 2**30:.1f} GiB"
+        versions = f"{self.simclr}, Python {self.python}, {self.platform}"
+        return f"{_line('simclr', versions)}\n{_line('machine', f'{self.cores} cores usable, {free} memory free')}"
 
 
 @dataclass(frozen=True)
 class Capability:
     name: str
     found: dict[str, str]
-    """Version of each distribution that is installed."""
+    """Package -> version."""
     missing: tuple[str, ...]
-    install: str
+    install: str | None
     """The command that adds what is missing."""
+
+    @property
+    def words(self) -> str:
+        found = [", ".join(f"{package} {version}" for package, version in self.found.items())]
+        missing = [f"missing {', '.join(self.missing)}. Run: {self.install}"] if self.missing else []
+        return _line(self.name, "; ".join(filter(None, found + missing)))
 
 
 @dataclass(frozen=True)
-class Remark:
-    """Something about the machine; a trouble if it wants mending."""
+class Gpu:
+    name: str
+    memory: str
+    """With its unit, as the driver writes it; `[N/A]` where the GPU shares the machine's."""
+    driver: str
 
-    about: str
-    words: str
-    trouble: bool = False
-
-
-def capabilities() -> list[Capability]:
-    """What the installed packages are enough for."""
-    listed = []
-    for name, (extra, distributions) in _CAPABILITIES.items():
-        found = {}
-        for distribution in distributions:
-            for candidate in (distribution, _INSTEAD.get(distribution, distribution)):
-                if version := _version(candidate):
-                    found[candidate] = version
-                    break
-        missing = tuple(d for d in distributions if d not in found and _INSTEAD.get(d) not in found)
-        listed.append(Capability(name, found, missing, f"pip install 'simclr-toolkit[{extra}]'"))
-    return listed
+    @property
+    def words(self) -> str:
+        return _line("GPU", f"{self.name}, {self.memory}, driver {self.driver}")
 
 
-def remarks() -> list[Remark]:
-    """GPUs, what the runtimes see of them, and packages that do not go together."""
-    clashes = [
-        Remark("packages", f"{cpu} and {gpu} overwrite each other's files. Run: pip uninstall {cpu} {gpu}, "
-               f"then install the one you want.", trouble=True)
-        for cpu, gpu in _INSTEAD.items()
-        if _version(cpu) and _version(gpu)
-    ]  # fmt: skip
-    return [*clashes, *_gpus(), *_torch(), *_onnxruntime()]
+@dataclass(frozen=True)
+class Check:
+    """What was tried and found, and the command that mends it if it is wrong."""
+
+    name: str
+    result: str
+    fix: str | None = None
+
+    @property
+    def words(self) -> str:
+        return _line(self.name, f"{self.result}. Run: {self.fix}" if self.fix else self.result)
 
 
-def _gpus() -> list[Remark]:
-    if not (tool := shutil.which("nvidia-smi")):
-        return [Remark("GPU", "none found (no nvidia-smi)")]
+def _line(name: str, words: str) -> str:
+    return f"{name:<20} {words}"
+
+
+def examine() -> Iterator[Machine | Capability | Gpu | Check]:
+    """Everything, in the order to read it in. Imports ONNX Runtime, torch and torchvision where they are installed."""
+    yield Machine(
+        simclr.__version__, platform.python_version(), platform.platform(), available_cpus(), free_memory()
+    )
+    installed, graphics = versions(), gpus()
+    has_gpu = any(isinstance(part, Gpu) for part in graphics)
+    yield from capabilities(installed, has_gpu=has_gpu)
+    yield from clashes(installed, has_gpu=has_gpu)
+    yield from graphics
+    yield from check_onnxruntime(installed, has_gpu=has_gpu)
+    yield from check_torch(installed)
+
+
+# ---- packages
+
+
+def versions() -> dict[str, str]:
+    """Those packages of NEEDS and _INSTEAD that are installed. Reads what pip wrote, imports none."""
+    found = {}
+    for _, packages in NEEDS.values():
+        for package in (p for needed in packages for p in (needed, *_INSTEAD.get(needed, ()))):
+            try:
+                found[package] = metadata.version(package)
+            except metadata.PackageNotFoundError:
+                continue
+    return found
+
+
+def capabilities(installed: Mapping[str, str], *, has_gpu: bool) -> Iterator[Capability]:
+    for name, (extra, packages) in NEEDS.items():
+        there = {p: [q for q in (p, *_INSTEAD.get(p, ())) if q in installed] for p in packages}
+        missing = tuple(package for package, does in there.items() if not does)
+        extra = _build(installed, has_gpu=has_gpu) if extra == "cpu" else extra
+        found = {package: installed[package] for does in there.values() for package in does}
+        yield Capability(name, found, missing, _install(extra) if missing else None)
+
+
+def clashes(installed: Mapping[str, str], *, has_gpu: bool) -> Iterator[Check]:
+    for cpu, gpu in CLASHING:
+        if cpu in installed and gpu in installed:  # taking away one of them takes files from the other
+            fix = f"pip uninstall -y {cpu} {gpu} && {_install(_build(installed, has_gpu=has_gpu))}"
+            yield Check("clash", f"{cpu} and {gpu} are both installed and overwrite each other", fix)
+
+
+def _build(installed: Mapping[str, str], *, has_gpu: bool) -> str:
+    """`cpu` or `gpu`: like what is there already, which the other would overwrite; else like the machine."""
+    for cpu, gpu in CLASHING:
+        if (cpu in installed) != (gpu in installed):
+            return "gpu" if gpu in installed else "cpu"
+    return "gpu" if has_gpu else "cpu"
+
+
+def _install(extra: str) -> str:
+    return f"pip install 'simclr-toolkit[{extra}]'"
+
+
+# ---- GPUs, and who sees them
+
+
+def gpus() -> list[Gpu | Check]:
+    """NVIDIA's GPUs, without torch; or a Check that says why there is none."""
+    tool = shutil.which("nvidia-smi")
+    if tool is None:
+        return [Check("GPU", "none found: no nvidia-smi on PATH")]
     query = [tool, "--query-gpu=name,memory.total,driver_version", "--format=csv,noheader"]
     try:
-        printed = subprocess.run(query, capture_output=True, text=True, timeout=20, check=True).stdout
-    except (OSError, subprocess.SubprocessError) as exc:
-        return [
-            Remark("GPU", f"nvidia-smi does not answer ({reason(exc)}). Look at the driver.", trouble=True)
-        ]
-    return [Remark("GPU", line.strip()) for line in printed.splitlines() if line.strip()]
+        done = subprocess.run(query, capture_output=True, text=True, timeout=20)
+    except (OSError, subprocess.TimeoutExpired) as exc:
+        return [Check("GPU", f"none found: nvidia-smi does not answer ({reason(exc)})")]
+    if done.returncode:
+        said = (done.stdout + done.stderr).strip().splitlines() or [f"exit code {done.returncode}"]
+        return [Check("GPU", f"none found: nvidia-smi fails ({said[0]})")]
+    return [Gpu(*line.rsplit(", ", 2)) for line in done.stdout.splitlines()]
 
 
-def _torch() -> list[Remark]:
-    if not _version("torch"):
-        return []
-    torch, trouble = _imported("torch")
-    if trouble:
-        return [trouble]
-    _, trouble = _imported("torchvision") if _version("torchvision") else (None, None)
-    if trouble:
-        words = f"{trouble.words} torch and torchvision must be one pair, such as: pip install torch==2.14.1 torchvision==0.29.1"
-        return [Remark("torchvision", words, trouble=True)]
-    cuda = torch.cuda.is_available()
-    return [Remark("torch", f"sees {torch.cuda.device_count()} GPUs" if cuda else "runs on the CPU")]
-
-
-def _onnxruntime() -> list[Remark]:
-    if not (_version("onnxruntime") or _version("onnxruntime-gpu")):
-        return []
-    onnxruntime, trouble = _imported("onnxruntime")
-    return [trouble or Remark("ONNX Runtime", ", ".join(onnxruntime.get_available_providers()))]
-
-
-def _imported(module: str) -> tuple[Any, Remark | None]:
-    """A module by name, since this part must not need it; what importing it raises becomes a remark."""
+def check_onnxruntime(installed: Mapping[str, str], *, has_gpu: bool) -> Iterator[Check]:
+    there = [package for package in CLASHING[0] if package in installed]
+    if not there:
+        return
     try:
-        return importlib.import_module(module), None
-    except Exception as exc:  # packages that do not go together raise anything
-        return None, Remark(module, f"cannot be imported ({reason(exc)}).", trouble=True)
+        providers = importlib.import_module("onnxruntime").get_available_providers()
+    except Exception as exc:  # what is left of two that clashed raises anything
+        fix = f"pip install --force-reinstall --no-deps {there[0]}=={installed[there[0]]}"
+        result = f"cannot be imported ({reason(exc)})"
+        yield Check(
+            "ONNX Runtime", result, fix if len(there) == 1 else None
+        )  # else the clash's fix comes first
+        return
+    result = f"offers {', '.join(providers)}"
+    if has_gpu and there == ["onnxruntime"]:
+        for_cpu = " ".join(cpu for cpu, _ in CLASHING if cpu in installed)
+        fix = f"pip uninstall -y {for_cpu} && {_install('gpu')}"
+        yield Check("ONNX Runtime", f"{result}: none for the GPU", fix)
+    else:
+        yield Check("ONNX Runtime", result)
 
 
-def _version(distribution: str) -> str | None:
+def check_torch(installed: Mapping[str, str]) -> Iterator[Check]:
+    """What torch sees, and whether torchvision is of the same build."""
+    if "torch" not in installed:
+        return
+    version = installed["torch"]
     try:
-        return importlib.metadata.version(distribution)
-    except importlib.metadata.PackageNotFoundError:
-        return None
+        # By name: it may be absent here, and only the parts that train say `import torch` (tests/test_layout.py).
+        torch: Any = importlib.import_module("torch")
+    except Exception as exc:
+        fix = f"pip install --force-reinstall torch=={version}"
+        yield Check("torch", f"{version} cannot be imported ({reason(exc)})", fix)
+        return
+    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    seen = ", ".join(torch.cuda.get_device_name(i) for i in range(count)) or "no GPU"
+    yield Check("torch", f"{torch.__version__} sees {seen}")
+    if "torchvision" not in installed:
+        return
+    try:
+        importlib.import_module("torchvision")
+    except Exception as exc:  # CPU torch with CUDA torchvision: operator torchvision::nms does not exist
+        result = f"{installed['torchvision']} does not work with torch {torch.__version__} ({reason(exc)})"
+        yield Check("torchvision", result, _PAIR)
+    else:
+        yield Check("torchvision", f"{installed['torchvision']} works with torch")
+
+
+# ---- the gradient proof
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """A way to divide the batch against its reference: largest relative differences."""
+
+    division: str
+    reference: str
+    loss: float
+    gradients: float
+    statistics: float
+    wrong_on_purpose: bool
+    passed: bool
+
+    @property
+    def words(self) -> str:
+        right, wrong = (
+            ("differs, as it must", "FAILED: not caught") if self.wrong_on_purpose else ("ok", "FAILED")
+        )
+        numbers = f"loss {self.loss:.1e}  gradients {self.gradients:.1e}  statistics {self.statistics:.1e}"
+        return (
+            f"{f'{self.division} against {self.reference}':<76}  {numbers}  {right if self.passed else wrong}"
+        )
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What the comparisons come to."""
+
+    passed: bool
+    words: str
+
+
+def prove_gradients() -> Iterator[Comparison | Verdict]:
+    """Every comparison of the proof, then the Verdict. Half a minute."""
+    from simclr.pretrain.proof import BOUND, prove
+
+    passed: dict[bool, list[bool]] = {False: [], True: []}
+    for f in prove():
+        passed[f.wrong_on_purpose].append(f.passed)
+        numbers = (f.loss, f.gradients, f.statistics)
+        yield Comparison(f.division.words, f.reference.words, *numbers, f.wrong_on_purpose, f.passed)
+    equal, caught = passed[False], passed[True]
+    bound = f"{BOUND:.0e}".replace("e-0", "e-")
+    if all(equal + caught):
+        both = "both" if len(caught) == 2 else f"all {len(caught)}"
+        yield Verdict(True, f"all {len(equal)} within {bound}, {both} wrong variants caught")
+    else:
+        words = f"{sum(equal)} of {len(equal)} within {bound}, {sum(caught)} of {len(caught)} wrong variants caught"
+        yield Verdict(False, words)

@@ -264,3 +264,15 @@ def test_pretraining_from_a_timm_model_takes_it_as_the_encoder(noise_photos, tmp
     assert code == 0
     assert re.match(r"weights: (\d+) of \1 tensors of the encoder from timm:test_resnet\.r160_in1k\n", err)
     assert json.loads((out / "encoder.json").read_text())["name"] == "test_resnet.r160_in1k"
+
+
+def test_a_reader_that_has_read_enough_is_no_error():
+    """As `simclr doctor | head -1` does."""
+    doctor = subprocess.Popen(
+        [sys.executable, "-m", "simclr", "doctor"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    assert doctor.stdout is not None and doctor.stderr is not None
+    assert doctor.stdout.readline().startswith("simclr")
+    doctor.stdout.close()
+    assert doctor.stderr.read() == ""
+    doctor.wait()

@@ -1,150 +1,361 @@
-"""What the machine can do is read off it, and what is missing comes with its command."""
+"""What is missing comes with the line that adds it, what is wrong with the line that mends it."""
 
+import importlib
 import json
+import shutil
 import subprocess
+import tomllib
+from collections.abc import Iterator
+from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from typer.testing import CliRunner
 
 from simclr import doctor
 from simclr.cli import app
-from simclr.doctor import Capability, Remark, capabilities, remarks
+from simclr.doctor import Capability, Check, Gpu, capabilities, check_onnxruntime, check_torch, clashes, gpus
 from simclr.pretrain import proof
 from simclr.pretrain.proof import Division, Finding
 
-
-def installed(monkeypatch: pytest.MonkeyPatch, **versions: str) -> None:
-    """As if these distributions were installed (`_` for `-`) and no others."""
-    known = {name.replace("_", "-"): version for name, version in versions.items()}
-    monkeypatch.setattr(doctor, "_version", known.get)
-
-
-def named(name: str) -> Capability:
-    return next(c for c in capabilities() if c.name == name)
+ROOT = Path(__file__).parent.parent
+BASE = {"pyarrow": "26.0.1", "simplejpeg": "1.9.0", "pillow": "13.0.0"}
+ORT, ORT_GPU = {"onnxruntime": "1.32.0"}, {"onnxruntime-gpu": "1.32.0"}
+FAISS, FAISS_GPU = {"faiss-cpu": "1.15.1"}, {"faiss-gpu": "1.15.1"}
+TORCH = {"torch": "2.14.1", "torchvision": "0.29.1"}
 
 
 def run(*words: str) -> tuple[int, str, str]:
+    """Exit code, stdout, stderr of `simclr doctor WORDS`."""
     result = CliRunner().invoke(app, ["doctor", *words])
     if result.exception and not isinstance(result.exception, SystemExit):
         raise result.exception
     return result.exit_code, result.stdout, result.stderr
 
 
-def test_what_is_missing_comes_with_the_command_that_adds_it(monkeypatch):
-    installed(monkeypatch, onnxruntime="1.32.0", pyarrow="26", simplejpeg="1.9", pillow="13")
-    assert named("embed and search") == Capability(
-        "embed and search",
-        {"onnxruntime": "1.32.0", "pyarrow": "26", "simplejpeg": "1.9", "pillow": "13"},
-        ("faiss-cpu",),
-        "pip install 'simclr-toolkit[cpu]'",
+def search_and_embed(installed: dict[str, str], *, has_gpu: bool = False) -> Capability:
+    return next(iter(capabilities(installed, has_gpu=has_gpu)))
+
+
+# ---- packages
+
+
+def test_a_missing_package_is_named_with_the_line_that_adds_it():
+    assert search_and_embed(BASE | ORT) == Capability(
+        "search and embed", ORT | BASE, ("faiss-cpu",), "pip install 'simclr-toolkit[cpu]'"
     )
 
 
-def test_builds_for_gpus_serve_as_well(monkeypatch):
-    installed(
-        monkeypatch, onnxruntime_gpu="1.32", faiss_gpu="1.15", pyarrow="26", simplejpeg="1", pillow="13"
-    )
-    found = named("embed and search")
-    assert found.missing == ()
-    assert list(found.found)[:2] == ["onnxruntime-gpu", "faiss-gpu"]
-
-
-def test_builds_that_overwrite_each_other_are_a_trouble(monkeypatch):
-    installed(monkeypatch, faiss_cpu="1.15", faiss_gpu="1.15")
-    (trouble,) = [r for r in remarks() if r.trouble]
-    assert trouble.words == (
-        "faiss-cpu and faiss-gpu overwrite each other's files. Run: pip uninstall faiss-cpu faiss-gpu, then install the one "
-        "you want."
+def test_a_capability_with_all_its_packages_needs_no_line():
+    assert search_and_embed(BASE | ORT | FAISS) == Capability(
+        "search and embed", ORT | FAISS | BASE, (), None
     )
 
 
-def test_a_torchvision_that_does_not_fit_torch_is_a_trouble_with_its_cure(monkeypatch):
-    real = doctor.importlib.import_module
-
-    def failing(name: str) -> object:
-        if name == "torchvision":
-            raise RuntimeError("operator torchvision::nms does not exist")
-        return real(name)
-
-    monkeypatch.setattr(doctor.importlib, "import_module", failing)
-    (trouble,) = [r for r in remarks() if r.trouble]
-    assert trouble.about == "torchvision"
-    assert trouble.words.startswith("cannot be imported (operator torchvision::nms does not exist). ")
-    assert "pip install torch==" in trouble.words
-
-
-def test_a_gpu_is_named_as_its_driver_names_it(monkeypatch):
-    printed = "NVIDIA H100 80GB HBM3, 81559 MiB, 580.65\nNVIDIA T4, 15360 MiB, 580.65\n"
-    monkeypatch.setattr(doctor.shutil, "which", lambda name: f"/usr/bin/{name}")
-    monkeypatch.setattr(
-        doctor.subprocess, "run", lambda *args, **rest: subprocess.CompletedProcess(args, 0, stdout=printed)
-    )
-    assert doctor._gpus() == [Remark("GPU", line) for line in printed.splitlines()]
-
-
-def test_a_driver_that_does_not_answer_is_a_trouble(monkeypatch):
-    def silent(*args: object, **rest: object) -> None:
-        raise subprocess.TimeoutExpired("nvidia-smi", 20)
-
-    monkeypatch.setattr(doctor.shutil, "which", lambda name: f"/usr/bin/{name}")
-    monkeypatch.setattr(doctor.subprocess, "run", silent)
-    (remark,) = doctor._gpus()
-    assert remark.trouble and "does not answer" in remark.words
-
-
-def test_the_command_lists_this_environment():
-    code, out, _ = run()
-    lines = {line[:20].strip(): line[21:] for line in out.splitlines()}
-    assert code == 0
-    assert lines["simclr"].startswith("0.1.0, Python 3.")
-    assert lines["pretrain and export"].startswith("torch 2.")
-    assert "TROUBLE" not in out
-
-
-def test_json_is_one_object_a_line():
-    code, out, _ = run("--json")
-    lines = [json.loads(line) for line in out.splitlines()]
-    assert code == 0
-    assert {line["about"] for line in lines} >= {"simclr", "processor", "GPU", "serve"}
-
-
-WHOLE = Division(16, 16)
-GOOD = Finding(Division(16, 16, 2), WHOLE, 1e-15, 2e-14, 0.0)
-CAUGHT = Finding(Division(16, 16, 2, "local batch norm"), WHOLE, 0.1, 2.0, 0.2)
-
-
-def test_a_proof_that_holds_says_so(monkeypatch):
-    monkeypatch.setattr(proof, "prove", lambda: iter([GOOD, CAUGHT]))
-    code, out, err = run("--gradients")
-    assert (code, out.splitlines()) == (
-        0,
-        [
-            "batch 16, 2 processes",
-            "    against batch 16, 1 process: loss 1e-15, gradients 2e-14, statistics 0e+00  ok",
-            "batch 16, 2 processes, local batch norm",
-            "    against batch 16, 1 process: loss 1e-01, gradients 2e+00, statistics 2e-01  differs, as it must",
-        ],
-    )
-    assert err.splitlines()[-1].startswith("all equal within 1e-09; ")
+def test_builds_for_gpus_do_as_well():
+    assert search_and_embed(BASE | ORT_GPU | FAISS_GPU).missing == ()
 
 
 @pytest.mark.parametrize(
-    ("finding", "verdict"),
+    ("there", "has_gpu", "extra"),
     [
-        (Finding(Division(16, 8), WHOLE, 0.0, 2e-9, 0.0), "FAILED"),
-        (Finding(Division(16, 16, 2, "local batch norm"), WHOLE, 0.0, 1e-4, 0.0), "FAILED: not caught"),
+        ({}, False, "cpu"),
+        ({}, True, "gpu"),
+        (ORT, True, "cpu"),
+        (ORT_GPU, False, "gpu"),
+        (FAISS, True, "cpu"),
+        (FAISS_GPU, False, "gpu"),
     ],
 )
-def test_a_proof_that_fails_is_exit_3(monkeypatch, finding, verdict):
-    monkeypatch.setattr(proof, "prove", lambda: iter([GOOD, finding]))
+def test_what_is_added_never_overwrites_what_is_there(there, has_gpu, extra):
+    """The machine decides between the builds only where none is installed."""
+    assert search_and_embed(there, has_gpu=has_gpu).install == f"pip install 'simclr-toolkit[{extra}]'"
+
+
+@pytest.mark.parametrize("package", ["tensorrt", "tensorrt-cu13", "tensorrt-rtx"])
+def test_any_of_nvidias_packages_is_tensorrt(package):
+    (trt,) = [c for c in capabilities({package: "11.4"}, has_gpu=False) if c.name == "TensorRT"]
+    assert (trt.found, trt.missing) == ({package: "11.4"}, ())
+
+
+def test_the_table_is_what_pyproject_says():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    for extra, packages in doctor.NEEDS.values():
+        brought = project["optional-dependencies"][extra] + project["dependencies"]
+        assert set(packages) <= {requirement.partition(">=")[0].partition("[")[0] for requirement in brought}
+
+
+def test_builds_that_overwrite_each_other_are_both_taken_away_and_one_is_put_back():
+    both = ORT | ORT_GPU | FAISS_GPU
+    assert list(clashes(both, has_gpu=False)) == [
+        Check(
+            "clash",
+            "onnxruntime and onnxruntime-gpu are both installed and overwrite each other",
+            "pip uninstall -y onnxruntime onnxruntime-gpu && pip install 'simclr-toolkit[gpu]'",
+        )
+    ]
+
+
+def test_two_clashes_are_two_lines():
+    both = ORT | ORT_GPU | FAISS | FAISS_GPU
+    assert [check.fix for check in clashes(both, has_gpu=False)] == [
+        "pip uninstall -y onnxruntime onnxruntime-gpu && pip install 'simclr-toolkit[cpu]'",
+        "pip uninstall -y faiss-cpu faiss-gpu && pip install 'simclr-toolkit[cpu]'",
+    ]
+
+
+def test_one_build_of_each_is_no_clash():
+    assert list(clashes(ORT_GPU | FAISS, has_gpu=True)) == []
+
+
+# ---- GPUs
+
+
+def nvidia_smi(folder: Path, monkeypatch: pytest.MonkeyPatch, script: str) -> None:
+    """The only thing on PATH."""
+    tool = folder / "nvidia-smi"
+    tool.write_text(f"#!/bin/sh\n{script}\n")
+    tool.chmod(0o755)
+    monkeypatch.setenv("PATH", str(folder))
+
+
+def test_gpus_are_read_from_the_driver(tmp_path, monkeypatch):
+    lines = "NVIDIA H100 80GB HBM3, 81559 MiB, 580.95.05\\nNVIDIA GB10, [N/A], 580.95.05\\n"
+    nvidia_smi(tmp_path, monkeypatch, f"printf '{lines}'")
+    assert gpus() == [
+        Gpu("NVIDIA H100 80GB HBM3", "81559 MiB", "580.95.05"),
+        Gpu("NVIDIA GB10", "[N/A]", "580.95.05"),
+    ]
+
+
+def test_a_driver_that_fails_is_quoted(tmp_path, monkeypatch):
+    nvidia_smi(tmp_path, monkeypatch, "echo 'NVIDIA-SMI has failed: no driver'; exit 9")
+    assert gpus() == [Check("GPU", "none found: nvidia-smi fails (NVIDIA-SMI has failed: no driver)")]
+
+
+def test_a_driver_that_hangs_is_given_up_on(monkeypatch):
+    def hang(command: list[str], *, timeout: float, **rest: object) -> None:
+        raise subprocess.TimeoutExpired("nvidia-smi", timeout)
+
+    monkeypatch.setattr(shutil, "which", lambda name: name)
+    monkeypatch.setattr(subprocess, "run", hang)
+    words = "nvidia-smi does not answer (Command 'nvidia-smi' timed out after 20 seconds)"
+    assert gpus() == [Check("GPU", f"none found: {words}")]
+
+
+def test_without_the_tool_there_is_no_gpu(tmp_path, monkeypatch):
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert gpus() == [Check("GPU", "none found: no nvidia-smi on PATH")]
+
+
+# ---- imports
+
+
+def importing(monkeypatch: pytest.MonkeyPatch, **modules: object) -> None:
+    """Importing these by name gives an object, or raises it."""
+
+    def fake(name: str) -> object:
+        if isinstance(module := modules[name], Exception):
+            raise module
+        return module
+
+    monkeypatch.setattr(importlib, "import_module", fake)
+
+
+def cuda(*names: str) -> SimpleNamespace:
+    return SimpleNamespace(
+        is_available=lambda: bool(names), device_count=lambda: len(names), get_device_name=lambda i: names[i]
+    )
+
+
+def test_torch_says_which_gpus_it_sees(monkeypatch):
+    torch = SimpleNamespace(__version__="2.14.1+cu130", cuda=cuda("NVIDIA H100", "NVIDIA H100"))
+    importing(monkeypatch, torch=torch, torchvision=object())
+    assert list(check_torch(TORCH)) == [
+        Check("torch", "2.14.1+cu130 sees NVIDIA H100, NVIDIA H100"),
+        Check("torchvision", "0.29.1 works with torch"),
+    ]
+
+
+def test_a_torchvision_of_another_build_comes_with_the_command_that_makes_them_a_pair(monkeypatch):
+    mismatch = RuntimeError("operator torchvision::nms does not exist")
+    importing(monkeypatch, torch=SimpleNamespace(__version__="2.14.1+cpu", cuda=cuda()), torchvision=mismatch)
+    _, check = check_torch({"torch": "2.14.1+cpu", "torchvision": "0.29.1"})
+    assert check.words == (
+        "torchvision          0.29.1 does not work with torch 2.14.1+cpu (operator torchvision::nms does not exist). Run: "
+        "pip uninstall -y torch torchvision && pip install torch torchvision"
+    )
+
+
+def test_a_torch_that_cannot_be_imported_is_one_line(monkeypatch):
+    importing(monkeypatch, torch=OSError("libcudart.so.13: cannot open shared object file"))
+    assert list(check_torch(TORCH)) == [
+        Check(
+            "torch",
+            "2.14.1 cannot be imported (libcudart.so.13: cannot open shared object file)",
+            "pip install --force-reinstall torch==2.14.1",
+        )
+    ]
+
+
+def test_nothing_is_said_or_imported_of_what_is_not_installed(monkeypatch):
+    importing(monkeypatch)
+    assert [*check_torch({}), *check_onnxruntime({}, has_gpu=True)] == []
+
+
+CPU_ONLY = SimpleNamespace(get_available_providers=lambda: ["CPUExecutionProvider"])
+
+
+def test_an_onnxruntime_without_the_gpu_that_is_there_comes_with_the_line_for_the_other(monkeypatch):
+    importing(monkeypatch, onnxruntime=CPU_ONLY)
+    assert list(check_onnxruntime(ORT | FAISS, has_gpu=True)) == [
+        Check(
+            "ONNX Runtime",
+            "offers CPUExecutionProvider: none for the GPU",
+            "pip uninstall -y onnxruntime faiss-cpu && pip install 'simclr-toolkit[gpu]'",
+        )
+    ]
+    assert list(check_onnxruntime(ORT | FAISS, has_gpu=False)) == [
+        Check("ONNX Runtime", "offers CPUExecutionProvider")
+    ]
+
+
+def test_an_onnxruntime_that_cannot_be_imported_is_put_back(monkeypatch):
+    importing(monkeypatch, onnxruntime=ImportError("no module onnxruntime.capi"))
+    (alone,) = check_onnxruntime(ORT, has_gpu=False)
+    assert alone.fix == "pip install --force-reinstall --no-deps onnxruntime==1.32.0"
+    (clashed,) = check_onnxruntime(ORT | ORT_GPU, has_gpu=False)
+    assert clashed == Check("ONNX Runtime", "cannot be imported (no module onnxruntime.capi)")
+
+
+# ---- the command
+
+
+def test_the_command_says_what_this_environment_can_do(monkeypatch):
+    monkeypatch.setattr(doctor, "gpus", lambda: [Gpu("NVIDIA T4", "15360 MiB", "580.95")])
+    monkeypatch.setattr(doctor, "free_memory", lambda: 3 * 2**29)
+    code, out, err = run()
+    lines = {line[:20].rstrip(): line[21:] for line in out.splitlines()}
+    assert (code, err) == (0, "")
+    assert list(lines) == [
+        "simclr", "machine", *doctor.NEEDS, "GPU", "ONNX Runtime", "torch", "torchvision"
+    ]  # fmt: skip
+    assert lines["machine"].endswith(" cores usable, 1.5 GiB memory free")
+    assert lines["GPU"] == "NVIDIA T4, 15360 MiB, driver 580.95"
+    assert lines["classify"] == f"scikit-learn {doctor.versions()['scikit-learn']}"
+    assert lines["torchvision"] == f"{doctor.versions()['torchvision']} works with torch"
+
+
+def test_a_machine_with_nothing_installed_is_told_every_line(monkeypatch):
+    monkeypatch.setattr(doctor, "versions", dict)
+    monkeypatch.setattr(doctor, "gpus", list)
+    code, out, _ = run()
+    lines = out.splitlines()
+    assert code == 0
+    assert [line.rpartition("[")[2].rstrip("]'") for line in lines[2:]] == [
+        "cpu", "train", "classify", "serve", "heif", "s3", "cluster", "trt"
+    ]  # fmt: skip
+    assert lines[5] == (
+        "serve                missing fastapi, uvicorn, python-multipart, prometheus-client. "
+        "Run: pip install 'simclr-toolkit[serve]'"
+    )
+
+
+def test_json_is_one_object_a_line_with_its_kind(monkeypatch):
+    monkeypatch.setattr(doctor, "gpus", lambda: [Gpu("NVIDIA T4", "15360 MiB", "580.95")])
+    code, out, _ = run("--json")
+    parts = [json.loads(line) for line in out.splitlines()]
+    assert code == 0
+    assert [part["kind"] for part in parts] == ["machine"] + ["capability"] * 8 + ["gpu"] + ["check"] * 3
+    assert parts[9] == {"kind": "gpu", "name": "NVIDIA T4", "memory": "15360 MiB", "driver": "580.95"}
+
+
+def test_looking_imports_no_torch_where_none_is_installed(monkeypatch):
+    """As on a machine that only serves."""
+    monkeypatch.setattr(doctor, "versions", lambda: ORT | BASE | FAISS)
+    importing(monkeypatch, onnxruntime=CPU_ONLY)
+    code, out, _ = run()
+    assert code == 0
+    assert "missing torch, torchvision, timm, " in out
+
+
+# ---- the proof, with findings made by hand
+
+WHOLE = Division(16, 16)
+RIGHT = Finding(Division(16, 16, 2), WHOLE, 1.14e-15, 2.5e-14, 0.0)
+CHUNKED = Finding(Division(16, 8), Division(16, 8, 1, "one graph"), 0.0, 1e-9, 0.0)
+CAUGHT = [
+    Finding(Division(16, 16, 2, variant), WHOLE, 0.1, 2.0, 0.2)
+    for variant in ("local batch norm", "gather without gradient")
+]
+
+
+def found(monkeypatch: pytest.MonkeyPatch, *findings: Finding) -> None:
+    def prove() -> Iterator[Finding]:
+        yield from findings
+
+    monkeypatch.setattr(proof, "prove", prove)
+
+
+def test_a_proof_that_holds_ends_with_its_verdict(monkeypatch):
+    found(monkeypatch, RIGHT, CHUNKED, *CAUGHT)
+    code, out, err = run("--gradients")
+    assert (code, out.splitlines()) == (0, [
+        "batch 16, 2 processes against batch 16, 1 process                             loss 1.1e-15  gradients 2.5e-14  statistics 0.0e+00  ok",
+        "batch 16, 1 process, chunk 8 against batch 16, 1 process, chunk 8, one graph  loss 0.0e+00  gradients 1.0e-09  statistics 0.0e+00  ok",
+        "batch 16, 2 processes, local batch norm against batch 16, 1 process           loss 1.0e-01  gradients 2.0e+00  statistics 2.0e-01  differs, as it must",
+        "batch 16, 2 processes, gather without gradient against batch 16, 1 process    loss 1.0e-01  gradients 2.0e+00  statistics 2.0e-01  differs, as it must",
+        "all 2 within 1e-9, both wrong variants caught",
+    ])  # fmt: skip
+    assert err == "training a tiny encoder in float64, whole and divided in every way: about half a minute\n"
+
+
+@pytest.mark.parametrize(
+    ("bad", "last_words", "verdict"),
+    [
+        (
+            Finding(Division(16, 8), WHOLE, 0.0, 1.1e-9, 0.0),
+            "FAILED",
+            "1 of 2 within 1e-9, 2 of 2 wrong variants caught",
+        ),
+        (
+            Finding(Division(16, 16, 2, "local batch norm"), WHOLE, 0.0, 1e-4, 0.0),
+            "FAILED: not caught",
+            "1 of 1 within 1e-9, 2 of 3 wrong variants caught",
+        ),
+    ],
+)
+def test_a_proof_that_fails_says_so_after_the_lines_and_ends_with_code_3(
+    monkeypatch, bad, last_words, verdict
+):
+    found(monkeypatch, RIGHT, *CAUGHT, bad)
     code, out, err = run("--gradients")
     assert code == 3
-    assert out.splitlines()[-1].endswith(f"  {verdict}")
-    assert err.splitlines()[-1].startswith("error: 1 of 2 comparisons failed: ")
+    assert out.splitlines()[-2].endswith(f"  {last_words}")
+    assert out.splitlines()[-1] == verdict
+    assert err.splitlines()[-1] == (
+        f"error: the gradient proof failed: {verdict}. "
+        "Do not train with --processes or --chunk here; report the lines above."
+    )
 
 
-def test_the_proof_as_json(monkeypatch):
-    monkeypatch.setattr(proof, "prove", lambda: iter([GOOD, CAUGHT]))
-    lines = [json.loads(line) for line in run("--gradients", "--json")[1].splitlines()]
-    assert [line["passed"] for line in lines] == [True, True]
-    assert lines[0]["gradients"] == 2e-14
+def test_the_proof_as_json_ends_with_the_verdict(monkeypatch):
+    found(monkeypatch, RIGHT, *CAUGHT)
+    code, out, _ = run("--gradients", "--json")
+    first, *_, last = [json.loads(line) for line in out.splitlines()]
+    assert code == 0
+    assert first == {
+        "kind": "comparison",
+        "division": "batch 16, 2 processes",
+        "reference": "batch 16, 1 process",
+        "loss": 1.14e-15,
+        "gradients": 2.5e-14,
+        "statistics": 0.0,
+        "wrong_on_purpose": False,
+        "passed": True,
+    }
+    assert last == {
+        "kind": "verdict",
+        "passed": True,
+        "words": "all 1 within 1e-9, both wrong variants caught",
+    }

@@ -12,7 +12,7 @@ import simclr
 PACKAGE = Path(simclr.__file__).parent
 ROOT = PACKAGE.parent
 
-LEAVES = {"errors", "cpus", "stopping"}
+LEAVES = {"errors", "cpus", "free_memory", "stopping"}
 """Everything may use these; they use nothing."""
 
 MAY_IMPORT = {
@@ -29,7 +29,7 @@ MAY_IMPORT = {
     "serve": {"images", "preprocess", "artifacts", "runtime", "embed", "classify"},
     "progress": set(),
     "demo": {"progress", "pretrain", "export", "embed", "classify", "runtime"},
-    "doctor": set(),
+    "doctor": {"pretrain"},
     "cli": {"progress", "pretrain", "export", "embed", "classify", "runtime", "demo", "doctor"},
     "__main__": {"cli"},
     "__init__": {"embed", "runtime"},

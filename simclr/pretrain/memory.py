@@ -6,7 +6,6 @@ What a view costs is measured, not guessed: small passes of the model itself, fo
 import weakref
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -14,6 +13,7 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from simclr.free_memory import free_memory
 from simclr.pretrain import distributed
 from simclr.pretrain.companies import companies_of_a_kind
 
@@ -60,9 +60,7 @@ def available(device: torch.device) -> int:
     if device.type == "cuda":
         free, _ = torch.cuda.mem_get_info(device)
         return free + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
-    return min(_free_memory(Path("/proc/meminfo"), Path("/sys/fs/cgroup")), _below_limit()) // max(
-        1, distributed.on_this_machine()
-    )
+    return free_memory() // distributed.on_this_machine()
 
 
 def largest_chunk(need: Need, available_bytes: int, *, batch_size: int) -> int:
@@ -143,44 +141,3 @@ class _Allocations(TorchDispatchMode):
     def _freed(self, key: int, size: int) -> None:
         if self._alive.pop(key, None) is not None:
             self.now -= size
-
-
-def _free_memory(meminfo: Path, cgroup: Path) -> int:
-    """Bytes the machine has free, or the container (cgroup v2 and v1), whichever is less."""
-    free = [_number(line.split()[1]) * 1024 for line in _lines(meminfo) if line.startswith("MemAvailable")]
-    for limit, used in (
-        ("memory.max", "memory.current"),
-        ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes"),
-    ):
-        limits, uses = _lines(cgroup / limit), _lines(cgroup / used)
-        if limits and uses and limits[0] != "max":
-            free.append(_number(limits[0]) - _number(uses[0]))
-    return max(0, min(free)) if free else 1 << 62  # no such files: not Linux; nothing is known
-
-
-def _below_limit() -> int:
-    """What `ulimit -v` leaves, or a large number."""
-    try:
-        import resource
-    except ImportError:  # Windows
-        return 1 << 62
-    limit, _ = resource.getrlimit(resource.RLIMIT_AS)
-    if limit == resource.RLIM_INFINITY:
-        return 1 << 62
-    used = [
-        _number(line.split()[1]) * 1024
-        for line in _lines(Path("/proc/self/status"))
-        if line.startswith("VmSize")
-    ]
-    return max(0, limit - sum(used))
-
-
-def _number(text: str) -> int:
-    return int(text) if text.isdigit() else 0
-
-
-def _lines(path: Path) -> list[str]:
-    try:
-        return path.read_text().split("\n")
-    except OSError:
-        return []

@@ -79,31 +79,6 @@ def test_running_out_of_memory_is_told_from_other_errors():
     assert not is_out_of_memory(RuntimeError("The size of tensor a (3) must match"))
 
 
-@pytest.mark.parametrize(
-    ("files", "free"),
-    [
-        ({}, 1 << 62),
-        ({"meminfo": "MemTotal: 9 kB\nMemAvailable: 5 kB\n"}, 5 * 1024),
-        ({"meminfo": "MemAvailable: 5 kB", "memory.max": "max", "memory.current": "9"}, 5 * 1024),
-        ({"meminfo": "MemAvailable: 5 kB", "memory.max": "4000", "memory.current": "1000"}, 3000),
-        (
-            {
-                "meminfo": "MemAvailable: 5 kB",
-                "memory/memory.limit_in_bytes": "2000",
-                "memory/memory.usage_in_bytes": "2500",
-            },
-            0,
-        ),
-    ],
-    ids=["nothing known", "machine", "no limit", "cgroup v2", "cgroup v1, full"],
-)
-def test_free_memory_is_the_least_of_machine_and_container(tmp_path, files, free):
-    for name, text in files.items():
-        (tmp_path / name).parent.mkdir(exist_ok=True)
-        (tmp_path / name).write_text(text)
-    assert memory._free_memory(tmp_path / "meminfo", tmp_path) == free
-
-
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="limits memory as Linux does")
 def test_a_run_that_meets_a_limit_of_memory_halves_its_chunk_and_goes_on(noise_photos, tmp_path):
     """A real limit on the process's address space, set once the run has chosen to take 16 images at a time."""

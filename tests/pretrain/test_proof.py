@@ -72,3 +72,19 @@ def test_each_difference_counts(which):
 def test_a_wrong_variant_that_is_not_caught_fails():
     wrong = Division(8, 8, 2, "local batch norm")
     assert not Finding(wrong, Division(8, 8), 0.0, 1e-4, 0.0).passed
+
+
+@pytest.mark.parametrize("which", ["losses", "gradients", "statistics"])
+def test_a_number_that_is_none_fails_wherever_it_stands(which):
+    """Python's max(0.0, nan) is 0.0."""
+    one = torch.ones(2, dtype=torch.float64)
+    whole = proof._Trajectory([1.0, 1.0], [{"a": one, "b": one}] * 2, {"m": one, "n": one})
+    bad = {
+        "losses": [1.0, float("nan")],
+        "gradients": [whole.gradients[0], {"a": one, "b": one * float("nan")}],
+    }
+    bad["statistics"] = {"m": one, "n": one * float("nan")}
+    division = Division(8, 8)
+    finding = proof._compare(division, dataclasses.replace(whole, **{which: bad[which]}), division, whole)
+    assert not finding.passed
+    assert proof._compare(division, whole, division, whole).passed
