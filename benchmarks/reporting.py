@@ -7,13 +7,16 @@ import statistics
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import TypeVar
 
 from simclr.cpus import available_cpus
 
+K = TypeVar("K")
 
-def rounds(runs: dict[str, Callable[[], float]], *, times: int) -> dict[str, list[float]]:
+
+def rounds(runs: dict[K, Callable[[], float]], *, times: int) -> dict[K, list[float]]:
     """Measure A B A B ...: each contender once a round, so that a noisy moment hits all of them."""
-    found: dict[str, list[float]] = {name: [] for name in runs}
+    found: dict[K, list[float]] = {name: [] for name in runs}
     for _ in range(times):
         for name, run in runs.items():
             found[name].append(run())
@@ -29,6 +32,12 @@ def spread(values: list[float]) -> str:
 def ratio(first: list[float], second: list[float]) -> float:
     """Of the medians."""
     return statistics.median(first) / statistics.median(second)
+
+
+def peak_megabytes() -> float:
+    """Largest resident set of this process; ru_maxrss would count the parent's as well."""
+    line = next(x for x in Path("/proc/self/status").read_text().splitlines() if x.startswith("VmHWM"))
+    return int(line.split()[1]) * 1024 / 1e6
 
 
 def write(name: str, *, claim: str, body: str, packages: list[str], data: str) -> Path:

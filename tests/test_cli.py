@@ -268,11 +268,9 @@ def test_pretraining_from_a_timm_model_takes_it_as_the_encoder(noise_photos, tmp
 
 def test_a_reader_that_has_read_enough_is_no_error():
     """As `simclr doctor | head -1` does."""
-    doctor = subprocess.Popen(
-        [sys.executable, "-m", "simclr", "doctor"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    )
-    assert doctor.stdout is not None and doctor.stderr is not None
-    assert doctor.stdout.readline().startswith("simclr")
-    doctor.stdout.close()
-    assert doctor.stderr.read() == ""
-    doctor.wait()
+    words = [sys.executable, "-m", "simclr", "doctor"]
+    with subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as doctor:
+        assert doctor.stdout is not None and doctor.stderr is not None
+        assert doctor.stdout.readline().startswith("simclr")
+        doctor.stdout.close()
+        assert doctor.stderr.read() == ""

@@ -11,6 +11,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from simclr.pretrain import loss as loss_module
+from simclr.pretrain import memory
 from simclr.pretrain.loss import nt_xent
 
 REFERENCE = Path(__file__).parent / "reference" / "nt_xent.npz"
@@ -203,3 +204,24 @@ def test_other_shapes_are_refused_and_named(first, second):
     assert str(error.value) == (
         f"nt_xent needs two matrices of one shape, (batch, width); got {first} and {second}."
     )
+
+
+def test_memory_grows_with_the_batch_and_not_with_its_square():
+    """Bytes that torch allocates in forward and backward, D 128: six matrices of (2B, D), and blocks that do not grow.
+
+    At B 65,536 the six are 403 MB; the matrix of all similarities would be 69 GB.
+    """
+
+    def peak(count: int) -> int:
+        z1, z2 = torch.randn(2, count, 128)
+        leaves = z1.requires_grad_(), z2.requires_grad_()
+        allocations = memory._Allocations()
+        with allocations:
+            nt_xent(*leaves).backward()
+        return allocations.peak
+
+    peaks = [peak(count) for count in (4096, 8192, 12_288)]
+    matrix = 2 * 128 * 4
+    per_image = [(peaks[1] - peaks[0]) / 4096, (peaks[2] - peaks[1]) / 4096]
+    assert per_image == pytest.approx([6 * matrix, 6 * matrix], rel=0.05)
+    assert peaks[2] < 12_288 * 6.2 * matrix

@@ -16,6 +16,7 @@ import pytest
 import torch
 
 from simclr.errors import SimclrError
+from simclr.pretrain import train as train_module
 from simclr.pretrain.checkpoint import TrainingState, newest_whole_checkpoint
 from simclr.pretrain.config import PretrainConfig
 from simclr.pretrain.launch import start_together
@@ -38,6 +39,7 @@ def config_for(photos: Path, **settings: Any) -> PretrainConfig:
 
 def work(config: PretrainConfig, out: Path, resume: bool) -> None:
     """What each process does; its notes and how it ended go to a file of its own."""
+    train_module.write_report = lambda *args, **rest: None  # drawing it takes longer than the training here
     log = out.parent / f"{out.name}.rank{os.environ['RANK']}"
     with open(log, "w") as file:
 
@@ -55,7 +57,8 @@ def train(count: int, config: PretrainConfig, out: Path, *, resume: bool = False
     """Runs to the end; the lines of each process."""
     processes = start_together(count, partial(work, config, out, resume))
     for process in processes:
-        process.join(120)
+        process.join(300)
+        assert process.exitcode is not None
     return [(out.parent / f"{out.name}.rank{rank}").read_text().splitlines() for rank in range(count)]
 
 
@@ -103,6 +106,11 @@ def metrics_of(folder: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in text[: text.rfind("\n") + 1].splitlines()]
 
 
+def steps_recorded(folder: Path) -> int:
+    path = folder / "metrics.jsonl"
+    return path.read_bytes().count(b"\n") if path.exists() else 0
+
+
 def newest(folder: Path) -> TrainingState:
     state = newest_whole_checkpoint(folder / "checkpoints", note=lambda line: None)
     assert state is not None
@@ -110,7 +118,7 @@ def newest(folder: Path) -> TrainingState:
 
 
 def wait_for_steps(process: subprocess.Popen[str], folder: Path, count: int) -> None:
-    while len(metrics_of(folder)) < count:
+    while steps_recorded(folder) < count:
         assert process.poll() is None, process.communicate()
         time.sleep(0.01)
 
@@ -263,25 +271,25 @@ def test_twenty_kills_at_random_moments_lose_nothing(pictures, tmp_path, process
 
     Losses and weights are then those of the undisturbed run of as many processes, bit for bit, and each step is there once.
     """
-    config = config_for(pictures, epochs=400, checkpoint_every=3)
+    config = config_for(pictures, epochs=250, checkpoint_every=3)
     whole, out = tmp_path / "whole", tmp_path / "run"
     train(processes, config, whole)
     dice, kills, steps_at_kill = random.Random(processes), 0, []
     while kills < 20:
-        before = len(metrics_of(out))
+        before = steps_recorded(out)
         started = start_together(processes, partial(work, config, out, kills > 0))
         early = kills % 5 == 4  # while it starts and reads its checkpoint; else up to forty steps later
         moment, wanted = time.monotonic() + dice.uniform(0, 2.0), before + dice.randint(1, 40)
-        while time.monotonic() < moment if early else len(metrics_of(out)) < wanted:
+        while time.monotonic() < moment if early else steps_recorded(out) < wanted:
             assert is_running(started)
-            time.sleep(0.005)
+            time.sleep(0.02)
         time.sleep(dice.uniform(0, 0.1))
         dice.choice(started).kill()
         for process in started:
             process.join(60)
         assert not any(process.exitcode == 0 for process in started)
         kills += 1
-        steps_at_kill.append(len(metrics_of(out)))
+        steps_at_kill.append(steps_recorded(out))
     print(f"killed with so many steps recorded: {steps_at_kill}")
     assert steps_at_kill[-1] > 100
     train(processes, config, out, resume=True)
@@ -289,7 +297,7 @@ def test_twenty_kills_at_random_moments_lose_nothing(pictures, tmp_path, process
     def numbers(folder: Path) -> list[dict[str, Any]]:
         return [{k: v for k, v in line.items() if k != "seconds"} for line in metrics_of(folder)]
 
-    assert [line["step"] for line in numbers(out)] == list(range(801))
+    assert [line["step"] for line in numbers(out)] == list(range(501))
     assert numbers(out) == numbers(whole)
     ends = [newest(folder).model for folder in (out, whole)]
     assert all(torch.equal(tensor, ends[1][name]) for name, tensor in ends[0].items())
