@@ -52,7 +52,7 @@ def user_errors(stopped: str = "stopped") -> Iterator[None]:
     try:
         yield
     except SimclrError as exc:
-        if not (isinstance(exc, ConfigError) and _is_one_of_several()):
+        if not (isinstance(exc, ConfigError) and _is_follower()):
             note(f"error: {exc}")
         code = 2 if isinstance(exc, ConfigError) else 3 if isinstance(exc, ExportMismatch) else 1
         raise typer.Exit(code) from exc
@@ -69,12 +69,12 @@ def user_errors(stopped: str = "stopped") -> Iterator[None]:
         note(f"error: {exc.filename or 'input or output'}: {exc.strerror or exc}")
         raise typer.Exit(1) from exc
     except KeyboardInterrupt as exc:
-        if not _is_one_of_several():
+        if not _is_follower():
             note(stopped)
         raise typer.Exit(1) from exc
 
 
-def _is_one_of_several() -> bool:
+def _is_follower() -> bool:
     """Whether this is not the first of several processes, which all find the same settings wrong."""
     return os.environ.get("RANK", "0") != "0"
 
@@ -159,7 +159,7 @@ def pretrain(
     """
     with user_errors():
         from simclr.pretrain.config import PretrainConfig, with_settings
-        from simclr.pretrain.launch import is_first, run_processes, started_by_launcher
+        from simclr.pretrain.launch import is_first, is_one_of_several, run_processes
         from simclr.pretrain.run_folder import new_run, newest_run, saved_config
         from simclr.pretrain.train import run
 
@@ -189,7 +189,11 @@ def pretrain(
         ]
         texts += settings or []
         config = with_settings(config or PretrainConfig(data=str(data)), texts)
-        if processes > 1 and not started_by_launcher():
+        if processes > 1 and is_one_of_several():
+            raise ConfigError(
+                "--processes starts processes of its own, and torchrun has started some. Leave it out."
+            )
+        if processes > 1:
             out = out or new_run(config.encoder)
             words = ["pretrain", "--out", str(out), *(["--resume"] if resume else [])]
             words += ["--data", str(data)] if data else []

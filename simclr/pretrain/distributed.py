@@ -36,8 +36,12 @@ def group(device: torch.device) -> Iterator[None]:
     dist.init_process_group(backend, timeout=TIMEOUT)
     try:
         yield
-    finally:
+    except SystemExit:
+        raise  # another process is lost: taking leave of it could take forever
+    except BaseException:
         dist.destroy_process_group()
+        raise
+    dist.destroy_process_group()
 
 
 def rank() -> int:

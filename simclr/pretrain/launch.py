@@ -23,8 +23,8 @@ _LAST_WORDS = 30.0
 """Seconds the other processes get to end by themselves after one failed."""
 
 
-def started_by_launcher() -> bool:
-    """Whether this process is one of several that `run_processes` or torchrun started."""
+def is_one_of_several() -> bool:
+    """Whether `run_processes` or torchrun started this process."""
     return "RANK" in os.environ and "WORLD_SIZE" in os.environ
 
 

@@ -142,6 +142,11 @@ def device_and_dtype(config: PretrainConfig) -> tuple[torch.device, torch.dtype]
         name = "cuda" if torch.cuda.is_available() else "cpu"
     try:
         device = torch.device(name)
+        if device.index is not None and distributed.on_this_machine() > 1:
+            raise ConfigError(
+                f"device {config.device!r} is one for {distributed.on_this_machine()} processes. Use --device "
+                f"{device.type}: each process takes its own."
+            )
         if device.type == "cuda" and device.index is None:
             device = distributed.own_gpu()
         torch.empty(1, device=device)

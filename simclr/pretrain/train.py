@@ -209,30 +209,31 @@ class _Training:
         """Fill every w.grad. Where memory runs out, the chunk is halved and the step begun again."""
         while True:
             try:
-                batch = Batch(
-                    crops.pixels.to(self.setup.device, non_blocking=True),
-                    seed=self.config.seed,
-                    step=self.step,
-                    batch_size=self.batch_size,
-                    chunk=self.chunk,
-                    augmentation=self.config.augmentation,
-                    mean=self.mean,
-                    std=self.std,
-                )
-                return accumulate_gradients(
-                    self.model,
-                    batch,
-                    contrast=partial(
-                        contrast, batch_size=self.batch_size, temperature=self.config.temperature
-                    ),
-                    statistics=self.setup.statistics,
-                    precision=self.setup.precision,
-                    seed=_step_seed(self.config.seed, self.step),
-                )
+                return self._try_gradients(crops)
             except (RuntimeError, MemoryError) as exc:
                 if not memory.is_out_of_memory(exc):
                     raise
-            self._halve_chunk()
+            self._halve_chunk()  # here, where nothing holds the tensors of the try any more
+
+    def _try_gradients(self, crops: Crops) -> Contrast:
+        batch = Batch(
+            crops.pixels.to(self.setup.device, non_blocking=True),
+            seed=self.config.seed,
+            step=self.step,
+            batch_size=self.batch_size,
+            chunk=self.chunk,
+            augmentation=self.config.augmentation,
+            mean=self.mean,
+            std=self.std,
+        )
+        return accumulate_gradients(
+            self.model,
+            batch,
+            contrast=partial(contrast, batch_size=self.batch_size, temperature=self.config.temperature),
+            statistics=self.setup.statistics,
+            precision=self.setup.precision,
+            seed=_step_seed(self.config.seed, self.step),
+        )
 
     def _halve_chunk(self) -> None:
         """Raises SimclrError where that cannot help, or would have to be agreed with processes that are in mid-step."""
