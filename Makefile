@@ -27,6 +27,7 @@ docs: $(INSTALLED)  ## rebuild docs/cli.md and docs/settings.md from the code
 bench: $(INSTALLED)  ## measure against the peers; reports land in benchmarks/
 	$(BIN)/python -m uv pip install --quiet --python $(BIN)/python --constraint constraints.txt --editable '.[all-cpu,dev,bench]'
 	$(BIN)/python benchmarks/nt_xent.py
+	$(BIN)/python benchmarks/chunked.py
 	$(BIN)/python benchmarks/embed_cpu.py
 
 $(INSTALLED): pyproject.toml constraints.txt

@@ -52,8 +52,7 @@ def user_errors(stopped: str = "stopped") -> Iterator[None]:
     try:
         yield
     except SimclrError as exc:
-        if not (isinstance(exc, ConfigError) and _is_follower()):
-            note(f"error: {exc}")
+        note(f"error: {exc}")
         code = 2 if isinstance(exc, ConfigError) else 3 if isinstance(exc, ExportMismatch) else 1
         raise typer.Exit(code) from exc
     except ModuleNotFoundError as exc:
@@ -75,7 +74,7 @@ def user_errors(stopped: str = "stopped") -> Iterator[None]:
 
 
 def _is_follower() -> bool:
-    """Whether this is not the first of several processes, which all find the same settings wrong."""
+    """Whether this is not the first of several processes, which all stop together."""
     return os.environ.get("RANK", "0") != "0"
 
 

@@ -14,13 +14,20 @@ def free_memory() -> int:
 def _of_machine(meminfo: Path, cgroup: Path) -> int:
     """What the machine has left, or the container (cgroup v2 and v1), whichever is less."""
     free = [1024 * int(line.split()[1]) for line in _lines(meminfo) if line.startswith("MemAvailable:")]
-    for limit, used in (
-        ("memory.max", "memory.current"),
-        ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes"),
+    for limit, used, stat, cache in (
+        ("memory.max", "memory.current", "memory.stat", "inactive_file"),
+        (
+            "memory/memory.limit_in_bytes",
+            "memory/memory.usage_in_bytes",
+            "memory/memory.stat",
+            "total_inactive_file",
+        ),
     ):
         numbers = [*_lines(cgroup / limit)[:1], *_lines(cgroup / used)[:1]]
         if len(numbers) == 2 and all(number.isdigit() for number in numbers):  # `max` is no limit
-            free.append(max(0, int(numbers[0]) - int(numbers[1])))
+            # files read a while ago count as used, and make room when asked
+            cached = sum(int(n) for name, n in map(str.split, _lines(cgroup / stat)) if name == cache)
+            free.append(max(0, int(numbers[0]) - int(numbers[1]) + cached))
     return min(free, default=UNKNOWN)
 
 

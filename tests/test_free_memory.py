@@ -17,6 +17,15 @@ from simclr import free_memory
         ({"meminfo": "MemAvailable: 5 kB", "memory.max": "4000", "memory.current": "1000"}, 3000),
         (
             {
+                "meminfo": "MemAvailable: 9 kB",
+                "memory.max": "4000",
+                "memory.current": "3000",
+                "memory.stat": "anon 500\ninactive_file 2500\n",
+            },
+            3500,
+        ),
+        (
+            {
                 "meminfo": "MemAvailable: 5 kB",
                 "memory/memory.limit_in_bytes": "2000",
                 "memory/memory.usage_in_bytes": "2500",
@@ -24,7 +33,14 @@ from simclr import free_memory
             0,
         ),
     ],
-    ids=["nothing known", "machine", "no limit", "cgroup v2", "cgroup v1, full"],
+    ids=[
+        "nothing known",
+        "machine",
+        "no limit",
+        "cgroup v2",
+        "cgroup v2 with files in memory",
+        "cgroup v1, full",
+    ],
 )
 def test_free_memory_is_the_least_of_machine_and_container(tmp_path, files, free):
     for name, text in files.items():

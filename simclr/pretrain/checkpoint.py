@@ -34,6 +34,8 @@ def save_checkpoint(folder: Path, state: TrainingState, *, keep: int, keep_every
     Those of later steps, left from before a run went back, are dropped first.
     """
     folder.mkdir(exist_ok=True)
+    for left in folder.glob(".step-*.tmp"):  # of a save that was killed
+        left.unlink()
     for path in _checkpoints(folder):
         if _step(path) > state.step:
             path.unlink()

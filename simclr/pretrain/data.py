@@ -36,10 +36,6 @@ class Crops:
     unreadable: list[tuple[str, str]]
     """Path and reason of files that another image stood in for."""
 
-    def pin_memory(self) -> "Crops":
-        """Called by the loader, so that copies to a GPU need not wait."""
-        return Crops(self.pixels.pin_memory(), self.unreadable)
-
 
 @lru_cache(maxsize=2)
 def _permutation(seed: int, epoch: int, images: int) -> NDArray[np.int64]:
@@ -165,7 +161,6 @@ def batches(
         batch_size=None,
         sampler=_Slices(steps, images),
         num_workers=workers,
-        pin_memory=pin,
         prefetch_factor=2 if workers else None,
         worker_init_fn=_leave_signals_to_training,
     )
@@ -177,6 +172,10 @@ def batches(
         parts.append(part)
         gathered += part.pixels.shape[1]
         if gathered == len(images):
-            pixels = parts[0].pixels if len(parts) == 1 else torch.cat([p.pixels for p in parts], dim=1)
+            shape = (2, gathered, *part.pixels.shape[2:])
+            pixels = torch.empty(
+                shape, dtype=torch.uint8, pin_memory=pin
+            )  # so that a copy to a GPU need not wait
+            torch.cat([p.pixels for p in parts], dim=1, out=pixels)
             yield Crops(pixels, [entry for p in parts for entry in p.unreadable])
             parts, gathered = [], 0

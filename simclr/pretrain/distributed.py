@@ -15,7 +15,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from simclr.errors import ConfigError, SimclrError
+from simclr.errors import ConfigError, SimclrError, reason
 from simclr.pretrain.launch import FAILED_ELSEWHERE
 
 T = TypeVar("T")
@@ -33,7 +33,13 @@ def group(device: torch.device) -> Iterator[None]:
     backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
     if device.type == "cuda":
         torch.cuda.set_device(device)
-    dist.init_process_group(backend, timeout=TIMEOUT)
+    try:
+        dist.init_process_group(backend, timeout=TIMEOUT)
+    except (RuntimeError, ValueError, OSError) as exc:
+        raise SimclrError(
+            f"the processes of this run cannot meet ({reason(exc)}). Look at MASTER_ADDR and MASTER_PORT, and whether all "
+            "were started."
+        ) from exc
     try:
         yield
     except SystemExit:
@@ -122,7 +128,7 @@ def add_up_gradients(model: nn.Module) -> None:
 
 
 def any_of(*flags: bool) -> list[bool]:
-    """Each flag, true if it is on any process. Talks over the CPU, so that no GPU is waited for."""
+    """Each flag, true if it is on any process. Talks over the CPU and not through a GPU's queue of work."""
     if world() == 1:
         return list(flags)
     votes = torch.tensor(flags, dtype=torch.int32)

@@ -51,7 +51,10 @@ class LARS(torch.optim.Optimizer):
             weights = [w for w in group["params"] if w.grad is not None]
             if not weights:
                 continue
-            velocities = [self.state[w].setdefault("velocity", torch.zeros_like(w)) for w in weights]
+            for w in weights:
+                if not self.state[w]:
+                    self.state[w]["velocity"] = torch.zeros_like(w)
+            velocities = [self.state[w]["velocity"] for w in weights]
             # a new list of tensors: the decayed gradient, never p.grad itself
             updates = torch._foreach_add([w.grad for w in weights], weights, alpha=group["weight_decay"])
             if group["adapt"]:

@@ -1,4 +1,4 @@
-"""Start several processes of one run on this machine: `--processes N`, and the gradient proof. No torch.
+"""Start several processes of one run on this machine: `--processes N`, and the gradient proof.
 
 What torchrun does for many machines, for one, without its banners: signals are passed on, the first failure ends all.
 """
@@ -45,6 +45,8 @@ def launcher_is_gone() -> bool:
 
 def go_on(folder: Path) -> str:
     """How to continue a run that has stopped, as it was started."""
+    if is_one_of_several() and not is_watched():
+        return f"Go on by starting it again as before, with --resume --out {folder}"
     processes = f" --processes {os.environ['WORLD_SIZE']}" if is_watched() else ""
     return f"Go on with: simclr pretrain --resume --out {folder}{processes}"
 

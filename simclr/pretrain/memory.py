@@ -45,7 +45,8 @@ def measure(model: nn.Module, forward: Callable[[int], Tensor], *, image_size: i
     """
     weights = sum(w.numel() * w.element_size() for w in model.parameters())
     views, before, peak = 2 * _TRIAL, _peak(model, forward, _TRIAL), _peak(model, forward, 2 * _TRIAL)
-    while peak < 4 * weights and views < _LARGEST_TRIAL:  # the peak is still that of the weights' gradients
+    # as long as the peak is still that of the weights' gradients; all processes alike, since a pass needs all of them
+    while any(distributed.any_of(peak < 4 * weights)) and views < _LARGEST_TRIAL:
         views, before, peak = 2 * views, peak, _peak(model, forward, 2 * views)
     per_view = (peak - before) / (views / 2)
     return Need(
@@ -75,6 +76,8 @@ def largest_chunk(need: Need, available_bytes: int, *, batch_size: int) -> int:
         return batch_size
     if views < 4:
         return min(2, batch_size)
+    if views >= batch_size:
+        return -(-batch_size // 2)
     return equal_chunk(batch_size, chunk=views // 2)
 
 

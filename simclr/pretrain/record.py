@@ -7,6 +7,7 @@ going to do again.
 import base64
 import html
 import json
+import os
 from collections.abc import Callable
 from io import BytesIO
 from pathlib import Path
@@ -35,6 +36,10 @@ class Recorder:
             for name, value in metrics.items():
                 if name != "step":
                     self._board.add_scalar(name, value, int(metrics["step"]))
+
+    def sync(self) -> None:
+        """What is written so far survives a power cut."""
+        os.fsync(self._file.fileno())
 
     def close(self) -> None:
         self._file.close()

@@ -87,17 +87,27 @@ def prepare(
     )
     data_sha256 = hashlib.sha256("\n".join(paths).encode()).hexdigest()
     width = distributed.together(
-        partial(_check_group, config, data, encoder, data_sha256, distributed.from_first(data_sha256))
+        partial(
+            _check_group,
+            config,
+            encoder,
+            same_data=distributed.from_first(data_sha256) == data_sha256,
+            same_settings=distributed.from_first(_what_decides(config)) == _what_decides(config),
+        )
     )
+
+    # ---- where a stopped run goes on; its checkpoint holds all weights, so that those it began with may be gone
+    state = distributed.from_first(
+        distributed.together(lambda: _newest(folder, data, data_sha256, say) if resume else None)
+    )
+    if state is None and config.weights:
+        distributed.together(partial(_start_from, encoder, config.weights, say))
 
     # ---- model and optimiser
     encoder.to(device)
     plain = SimCLR(encoder, width=width, layers=config.head_layers, out=config.head_out)
     model = over_all_processes(plain, device).to(device).to(memory_format=torch.channels_last).train()
     assert config.batch_size is not None
-    state = distributed.from_first(
-        distributed.together(lambda: _newest(folder, data, data_sha256, say) if resume else None)
-    )
     setup = Setup(
         config=config,
         folder=folder,
@@ -129,8 +139,11 @@ def prepare(
         return setup
 
     # ---- memory
-    chunk = _plan_memory(setup, before=saved_config(folder), say=say)
-    config = dataclasses.replace(config, chunk=chunk)
+    before = saved_config(folder)
+    chunk = _plan_memory(setup, before=before, say=say)
+    # a chunk that memory has halved is the checkpoint's; config.toml keeps what was asked for
+    kept = before is not None and state is not None and state.chunk == chunk
+    config = dataclasses.replace(config, chunk=before.chunk if before and kept else chunk)
     distributed.together(partial(_write_config, config, folder))
     return dataclasses.replace(setup, config=config, chunk=chunk)
 
@@ -175,9 +188,6 @@ def _settings_and_encoder(
     check_folder(folder, config, resume=resume)
     torch.manual_seed(config.seed)
     encoder = build_encoder(config.encoder, small_stem=small_stem)
-    if config.weights:
-        for line in start_from(encoder, config.weights).lines(config.weights):
-            say(line)
     if config.recompute:
         try:
             encoder.set_grad_checkpointing(True)  # type: ignore[operator]
@@ -188,20 +198,33 @@ def _settings_and_encoder(
     return paths, config, encoder
 
 
-def _check_group(
-    config: PretrainConfig, data: Path, encoder: nn.Module, data_sha256: str, first_sha256: str
-) -> int:
+def _what_decides(config: PretrainConfig) -> str:
+    """The settings that must be alike on all processes."""
+    return to_toml(dataclasses.replace(config, data="", device="", workers=None, threads=None))
+
+
+def _check_group(config: PretrainConfig, encoder: nn.Module, *, same_data: bool, same_settings: bool) -> int:
     """The width of the encoder's features; raises ConfigError where the processes do not suit the run."""
     assert config.batch_size is not None
-    if data_sha256 != first_sha256:
+    if not same_settings:
         raise ConfigError(
-            f"{data}: process {distributed.rank()} finds other images there than process 0. Give all the same files."
+            f"process {distributed.rank()} has other settings than process 0. Start all with the same command, and --out "
+            "where all can read it."
+        )
+    if not same_data:
+        raise ConfigError(
+            f"{config.data}: process {distributed.rank()} finds other images there than process 0. Give all the same files."
         )
     if distributed.world() > config.batch_size:
         raise ConfigError(
             f"{distributed.world()} processes are more than the {config.batch_size} images of a batch."
         )
     return feature_width(encoder, config.image_size)
+
+
+def _start_from(encoder: nn.Module, weights: str, say: Say) -> None:
+    for line in start_from(encoder, weights).lines(weights):
+        say(line)
 
 
 def _newest(folder: Path, data: Path, data_sha256: str, say: Say) -> TrainingState | None:
@@ -221,6 +244,15 @@ def _write_config(config: PretrainConfig, folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         text = to_toml(config)
         write_atomically(folder / CONFIG_FILE, lambda temporary: temporary.write_text(text, encoding="utf-8"))
+
+
+def _check_chunk(chunk: int, batch: int) -> None:
+    processes = distributed.world()
+    if chunk < batch and processes > 1 and batch // processes < 2 * companies_of_a_kind(batch, chunk) - 1:
+        raise ConfigError(
+            f"chunk {chunk} is too small for {processes} processes: each needs views of every company. "
+            f"Give at least --chunk {2 * processes}."
+        )
 
 
 def _plan_memory(setup: Setup, *, before: PretrainConfig | None, say: Say) -> int:
@@ -243,12 +275,9 @@ def _plan_memory(setup: Setup, *, before: PretrainConfig | None, say: Say) -> in
         chunk = distributed.least(memory.largest_chunk(need, free, batch_size=batch))
     else:
         chunk = min(config.chunk, batch)
+    chunk = distributed.from_first(chunk)
+    distributed.together(partial(_check_chunk, chunk, batch))
     companies = companies_of_a_kind(batch, chunk)
-    if chunk < batch and processes > 1 and batch // processes < 2 * companies - 1:
-        raise ConfigError(
-            f"chunk {chunk} is too small for {processes} processes: each needs views of every company. "
-            f"Give at least --chunk {2 * processes}."
-        )
     if had is not None and had != chunk:
         say(f"chunk {had} -> {chunk}: from here on other views share batch-norm statistics")
     if chunk < batch:

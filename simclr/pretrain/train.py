@@ -5,7 +5,9 @@ checkpoints/, encoder.safetensors and encoder.json. Each of several processes ru
 batch; the first one alone writes and speaks. Reads top to bottom.
 """
 
+import dataclasses
 import hashlib
+import os
 import time
 from collections.abc import Callable
 from functools import partial
@@ -18,7 +20,7 @@ from torch import nn
 from simclr.artifacts import EncoderInfo, write_atomically
 from simclr.cpus import available_cpus
 from simclr.encoder import save_encoder, weights_sha256
-from simclr.errors import SimclrError
+from simclr.errors import SimclrError, reason
 from simclr.pretrain import distributed, memory
 from simclr.pretrain.batch import Batch
 from simclr.pretrain.checkpoint import TrainingState, newest_whole_checkpoint, save_checkpoint
@@ -67,18 +69,20 @@ def run(
             if setup.finished:
                 say(f"{folder} is finished: {setup.steps} of {setup.steps} steps done")
                 return folder
+            state, setup = setup.state, dataclasses.replace(setup, state=None)  # else it stays in memory
             training = _Training(setup, progress=progress, note=note, say=say)
-            if setup.state is not None:
-                training.restore(setup.state)
+            if state is not None:
+                training.restore(state)
                 say(f"resuming at step {training.step}")
             training.go()
         except RuntimeError as exc:
             if not distributed.is_lost_peer(exc):
                 raise
-            if is_watched():  # by whoever says which process it was, and why
+            if is_watched():  # by whoever says which process it was
+                note(f"process {os.environ['RANK']}: {reason(exc)}")
                 raise SystemExit(FAILED_ELSEWHERE) from exc
             raise SimclrError(
-                f"{folder}: another process of this run is gone, or does not answer. {go_on(folder)}"
+                f"{folder}: another process of this run is gone, or cannot be reached ({reason(exc)}). {go_on(folder)}"
             ) from exc
     return folder
 
@@ -119,7 +123,7 @@ class _Training:
         self.pending: list[dict[str, Any]] = []
         self.recorder: Recorder | None = None
         self.went_back = False
-        self.start = self.state(copied=True)
+        self.start: TrainingState | None = self.state(copied=True)
 
     def state(self, *, copied: bool = False) -> TrainingState:
         """All that decides how the run goes on."""
@@ -240,7 +244,7 @@ class _Training:
         self.optimizer.zero_grad(set_to_none=True)
         if self.setup.device.type == "cuda":
             torch.cuda.empty_cache()
-        smaller = memory.equal_chunk(self.batch_size, chunk=max(2, self.chunk // 2))
+        smaller = memory.equal_chunk(self.batch_size, chunk=max(2, -(-self.chunk // 2)))
         what = f"{self.setup.device}: out of memory with {self.chunk} images of {self.config.image_size} pixels at a time"
         if self.chunk <= 2:
             raise SimclrError(f"{what}. Use a smaller --image-size or --encoder.")
@@ -252,7 +256,7 @@ class _Training:
     # ---- what is kept
 
     def _record(self) -> None:
-        """Read back what the device has finished: the one place where the loop waits for it."""
+        """Read back what the device has finished: the one place where the loop itself waits for it."""
         while self.pending:
             kept = self.pending.pop(0)
             step, loss, (top1, entropy) = kept["step"], kept["loss"].item(), kept["scores"].tolist()
@@ -272,11 +276,13 @@ class _Training:
 
     def _save(self) -> None:
         """The checkpoint comes last: a kill in between means doing these steps again, not an old encoder."""
-        if not all(bool(torch.isfinite(w).all()) for w in self.model.parameters()):
+        finite = all(bool(torch.isfinite(w).all()) for w in self.model.parameters())
+        if any(distributed.any_of(not finite)):
             raise _WentWrong(self.step - 1, "left weights that are no numbers")
         digest = weights_sha256(self.model.state_dict())
         same = digest == distributed.from_first(digest)
         distributed.together(partial(self._write, same_weights=same))
+        self.start = None  # there is a checkpoint to go back to
 
     def _write(self, *, same_weights: bool) -> None:
         if not same_weights:
@@ -299,6 +305,8 @@ class _Training:
         save_encoder(self.folder, encoder, info)
         title = f"{self.folder.name}: step {self.step} of {self.setup.steps}"
         write_report(self.folder, title=title, settings=to_toml(self.config), note=self.say)
+        assert self.recorder is not None
+        self.recorder.sync()  # before the checkpoint that takes its steps as done
         save_checkpoint(
             self.folder / "checkpoints",
             self.state(),
@@ -311,20 +319,24 @@ class _Training:
         self.pending.clear()
         self.optimizer.zero_grad(set_to_none=True)
         batch = self.folder / "bad_batch" / f"step-{wrong.step:09d}.npz"
-        if self.lead:
+        found = f"{self.folder}: the loss {wrong} at step {wrong.step}; its images are in {batch}"
+
+        def keep_and_find() -> TrainingState | None:
+            if not self.lead:
+                return None
             batch.parent.mkdir(exist_ok=True)
             write_atomically(batch, lambda temporary: self.setup.dataset.save(wrong.step, temporary))
-        found = f"{self.folder}: the loss {wrong} at step {wrong.step}; its images are in {batch}"
-        if self.went_back:
-            raise SimclrError(
-                f"{found}. It went wrong before, too. Start a new run with base_lr below {self.config.base_lr:g}, or a "
-                "longer warmup_fraction."
-            )
+            if self.went_back:
+                raise SimclrError(
+                    f"{found}. It went wrong before, too. Start a new run with base_lr below {self.config.base_lr:g}, or a "
+                    "longer warmup_fraction."
+                )
+            return newest_whole_checkpoint(self.folder / "checkpoints", note=self.say)
+
+        state = distributed.from_first(distributed.together(keep_and_find)) or self.start
+        assert state is not None
         self.went_back = True
-        state = None
-        if self.lead:
-            state = newest_whole_checkpoint(self.folder / "checkpoints", note=self.say)
-        self.restore(distributed.from_first(state) or self.start)
+        self.restore(state)
         self.say(f"warning: {found}. Going back to step {self.step}, once")
 
 

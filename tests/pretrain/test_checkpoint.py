@@ -98,6 +98,13 @@ def test_a_save_that_was_killed_is_no_checkpoint(tmp_path):
     assert newest(tmp_path) == (1, [])
 
 
+def test_what_a_killed_save_left_goes_with_the_next_one(tmp_path):
+    save(tmp_path, 1)
+    (tmp_path / ".step-000000002.pt.77.tmp").write_bytes(b"half")
+    save(tmp_path, 2)
+    assert steps_in(tmp_path) == [1, 2]
+
+
 def test_a_damaged_newest_is_named_and_passed_over(tmp_path):
     for step in (1, 2, 3):
         save(tmp_path, step, keep=3)

@@ -1,6 +1,7 @@
 """Settings: defaults, checks, --set and TOML."""
 
 import dataclasses
+import math
 import re
 from pathlib import Path
 
@@ -10,6 +11,7 @@ from simclr.errors import ConfigError
 from simclr.pretrain.config import (
     Augmentation,
     PretrainConfig,
+    checkpoint_interval,
     from_toml,
     resolve_batch_size,
     to_toml,
@@ -212,3 +214,33 @@ def test_one_image_is_too_few(batch_size):
     with pytest.raises(ConfigError) as error:
         resolve_batch_size(batch_size, 1)
     assert str(error.value) == "1 image is too few: a batch needs at least 2."
+
+
+@pytest.mark.parametrize(
+    ("every", "steps", "seconds"),
+    [(500, 500, math.inf), ("10min", None, 600.0), ("0.5min", None, 30.0), ("1 min", None, 60.0)],
+)
+def test_checkpoints_come_by_steps_or_by_minutes(every, steps, seconds):
+    assert checkpoint_interval(every) == (steps, seconds)
+
+
+@pytest.mark.parametrize("every", [0, -3, "10", "often", "min", "-1min", "nanmin", "infmin", "10s"])
+def test_an_interval_that_makes_no_sense_is_refused(every):
+    with pytest.raises(ConfigError, match="checkpoint_every"):
+        PretrainConfig(data="x", checkpoint_every=every)
+
+
+@pytest.mark.parametrize(
+    ("setting", "value"),
+    [("chunk=64", 64), ("chunk=auto", "auto"), ('chunk="auto"', "auto"), ("checkpoint_every=7", 7), ("checkpoint_every=10min", "10min")],
+)  # fmt: skip
+def test_a_setting_of_two_kinds_takes_either(setting, value):
+    assert getattr(with_settings(CONFIG, [setting]), setting.split("=")[0]) == value
+    saved = from_toml(to_toml(with_settings(CONFIG, [setting])), where=Path("config.toml"))
+    assert getattr(saved, setting.split("=")[0]) == value
+
+
+@pytest.mark.parametrize("settings", [{"chunk": 1}, {"checkpoint_keep": 0}, {"checkpoint_keep_every": 0}])
+def test_numbers_too_small_are_refused_and_named(settings):
+    with pytest.raises(ConfigError, match=next(iter(settings))):
+        PretrainConfig(data="x", **settings)

@@ -212,7 +212,7 @@ def test_torchrun_and_another_number_of_processes_after_a_stop(pictures, alone, 
     _, _, err = finish(process)
     done = newest(out).step
     assert 2 <= done < STEPS
-    go_on = f"Go on with: simclr pretrain --resume --out {out}\n"
+    go_on = f"Go on by starting it again as before, with --resume --out {out}\n"
     assert err.count(f"stopped after step {done} of {STEPS}. {go_on}") == 1
     assert f"resuming at step {done}" in train(1, config_for(pictures), out, resume=True)[0]
     assert_same_run(out, alone)

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from simclr.encoder import load_encoder
 from simclr.errors import ArtifactError, ConfigError, SimclrError
 from simclr.pretrain import train
+from simclr.pretrain.batch import Batch
 from simclr.pretrain.checkpoint import TrainingState, load_checkpoint, newest_whole_checkpoint
 from simclr.pretrain.config import Augmentation, PretrainConfig, from_toml
 from simclr.pretrain.run_folder import newest_run, saved_config
@@ -92,7 +93,13 @@ def everything_in(folder: Path) -> dict[str, bytes]:
     return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
-def run_and_stop(config: PretrainConfig, out: Path, *, after: int, number: int = signal.SIGTERM) -> list[str]:
+def resume_and_stop(config: PretrainConfig, out: Path, *, after: int) -> list[str]:
+    return run_and_stop(config, out, after=after, resume=True)
+
+
+def run_and_stop(
+    config: PretrainConfig, out: Path, *, after: int, number: int = signal.SIGTERM, resume: bool = False
+) -> list[str]:
     """Runs until `after` steps are done and a signal arrives; gives the notes."""
     notes: list[str] = []
 
@@ -101,7 +108,7 @@ def run_and_stop(config: PretrainConfig, out: Path, *, after: int, number: int =
             os.kill(os.getpid(), number)
 
     with pytest.raises(KeyboardInterrupt):
-        run(config, out=out, progress=progress, note=keep(notes))
+        run(config, out=out, resume=resume, progress=progress, note=keep(notes))
     return notes
 
 
@@ -470,6 +477,137 @@ def test_weights_that_are_no_numbers_are_not_saved(config, tmp_path, monkeypatch
     with pytest.raises(SimclrError, match="the loss left weights that are no numbers at step 0; "):
         run(change(config, checkpoint_every=1, base_lr=1.0), out=tmp_path / "run")
     assert not (tmp_path / "run" / "checkpoints").exists()
+
+
+def test_collapse_is_said_once_in_the_notes_and_from_then_on_in_the_progress(config, tmp_path, monkeypatch):
+    """Looked at every tenth step; the fifth look in a row makes it certain."""
+    monkeypatch.setattr(train, "effective_rank", lambda covariance: 1.0)
+    notes: list[str] = []
+    words: dict[int, bool] = {}
+    folder = run(
+        change(config, epochs=30),
+        out=tmp_path / "run",
+        note=keep(notes),
+        progress=lambda done, total, text: words.update({done // 8 - 1: "COLLAPSED" in text}),
+    )
+    assert [note.split(". ")[0] for note in notes] == [
+        "warning: step 40: the projections have collapsed: they use 1.0 dimensions"
+    ]
+    assert [step for step, said in words.items() if said] == list(range(40, 61))
+    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in lines if "rank" in line] == [0, 10, 20, 30, 40, 50, 60]
+
+
+def out_of_memory_at(monkeypatch: pytest.MonkeyPatch, *, step: int, chunk: int) -> None:
+    """Memory runs out in that step as long as so many images go through at a time."""
+    real = train.accumulate_gradients
+    steps: list[int] = []
+
+    def limited(model: nn.Module, batch: Batch, **rest: Any) -> Contrast:
+        if len(steps) == step and max(map(len, batch.companies)) > chunk:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB")
+        steps.append(len(steps))
+        return real(model, batch, **rest)
+
+    monkeypatch.setattr(train, "accumulate_gradients", limited)
+
+
+def test_memory_that_runs_out_halves_the_chunk_until_it_fits(config, tmp_path, monkeypatch):
+    """From 16 views at a time to 8 to 4: chunk 8, 4, 2; then the run goes on with chunk 2."""
+    out_of_memory_at(monkeypatch, step=2, chunk=4)
+    notes: list[str] = []
+    folder = run(config, out=tmp_path / "run", note=keep(notes))
+    assert notes == [
+        "warning: cpu: out of memory with 8 images of 32 pixels at a time; going on with chunk 4",
+        "warning: cpu: out of memory with 4 images of 32 pixels at a time; going on with chunk 2",
+    ]
+    assert [row[0] for row in metrics_of(folder)] == list(range(STEPS))
+    assert newest(folder).chunk == 2
+
+
+def test_a_step_begun_again_is_that_of_the_smaller_chunk(config, tmp_path, monkeypatch):
+    """Nothing of the failed try is left: running statistics and gradients are those of a run that had the chunk at once."""
+    whole = run(change(config, chunk=4), out=tmp_path / "whole")
+    out_of_memory_at(monkeypatch, step=0, chunk=8)
+    folder = run(config, out=tmp_path / "run")
+    assert metrics_of(folder) == metrics_of(whole)
+    assert digest_of(folder) == digest_of(whole)
+
+
+def test_a_resumed_run_keeps_its_halved_chunk(config, tmp_path, monkeypatch):
+    out_of_memory_at(monkeypatch, step=1, chunk=8)
+    whole = run(config, out=tmp_path / "whole")
+    out_of_memory_at(monkeypatch, step=1, chunk=8)
+    run_and_stop(config, tmp_path / "run", after=3)
+    monkeypatch.undo()
+    notes: list[str] = []
+    folder = run(config, out=tmp_path / "run", resume=True, note=keep(notes))
+    assert notes == [
+        "chunk 4: 8 images go through the encoder as 2 companies of about 8 first or second views",
+        "resuming at step 3",
+    ]
+    assert metrics_of(folder) == metrics_of(whole)
+
+
+def test_a_halved_chunk_stays_however_often_the_same_command_resumes(config, tmp_path, monkeypatch):
+    """As a scheduler restarts it, each time with the chunk that was asked for."""
+    out_of_memory_at(monkeypatch, step=0, chunk=8)
+    for after in (1, 2, 3):
+        run_and_stop(config, tmp_path / "run", after=after) if after == 1 else resume_and_stop(
+            config, tmp_path / "run", after=after
+        )
+        monkeypatch.undo()
+        assert newest(tmp_path / "run").chunk == 4
+    assert saved_config(tmp_path / "run").chunk == 8
+
+
+def test_a_resumed_run_does_not_need_the_weights_it_began_with(config, tmp_path):
+    first = run(config, out=tmp_path / "first")
+    start = change(config, weights=str(first / "encoder.safetensors"), seed=5)
+    whole = run(start, out=tmp_path / "whole")
+    run_and_stop(start, tmp_path / "run", after=2)
+    (first / "encoder.safetensors").unlink()
+    notes: list[str] = []
+    run(start, out=tmp_path / "run", resume=True, note=keep(notes))
+    assert notes == ["resuming at step 2"]
+    assert digest_of(tmp_path / "run") == digest_of(whole)
+
+
+def test_another_chunk_at_a_resume_is_taken_and_said(config, tmp_path):
+    run_and_stop(config, tmp_path / "run", after=2)
+    notes: list[str] = []
+    run(change(config, chunk=4), out=tmp_path / "run", resume=True, note=keep(notes))
+    assert notes[0] == "chunk 8 -> 4: from here on other views share batch-norm statistics"
+    assert newest(tmp_path / "run").chunk == 4
+
+
+def test_memory_that_is_not_enough_for_two_images_ends_the_run(config, tmp_path, monkeypatch):
+    out_of_memory_at(monkeypatch, step=1, chunk=0)
+    with pytest.raises(SimclrError) as error:
+        run(change(config, chunk=2), out=tmp_path / "run")
+    assert str(error.value) == (
+        "cpu: out of memory with 2 images of 32 pixels at a time. Use a smaller --image-size or --encoder."
+    )
+
+
+def test_recomputation_changes_no_number(config, tmp_path):
+    whole = run(config, out=tmp_path / "whole")
+    folder = run(change(config, recompute=True), out=tmp_path / "run")
+    assert metrics_of(folder) == metrics_of(whole)
+    assert digest_of(folder) == digest_of(whole)
+
+
+def test_an_encoder_that_cannot_recompute_is_refused(config, tmp_path, monkeypatch):
+    monkeypatch.setattr("timm.models.resnet.ResNet.set_grad_checkpointing", None)
+    with pytest.raises(ConfigError, match="encoder 'test_resnet' cannot recompute its blocks"):
+        run(change(config, recompute=True), out=tmp_path / "run")
+
+
+def test_checkpoints_by_the_minute(config, tmp_path):
+    """Every step takes longer than 6 microseconds."""
+    folder = run(change(config, checkpoint_every="0.0000001min", checkpoint_keep=9), out=tmp_path / "run")
+    names = sorted(path.name for path in (folder / "checkpoints").iterdir())
+    assert names == [f"step-{step:09d}.pt" for step in range(1, STEPS + 1)]
 
 
 # ---- runs
