@@ -3,7 +3,11 @@
 Shape letters: V = views, C, H, W = channels, height, width; F = encoder width, D = projection width.
 """
 
+from typing import Any
+
 from torch import Tensor, nn
+
+from simclr.errors import ConfigError
 
 
 class SimCLR(nn.Module):
@@ -17,6 +21,17 @@ class SimCLR(nn.Module):
     def forward(self, views_VCHW: Tensor) -> Tensor:
         projections_VD: Tensor = self.head(self.encoder(views_VCHW))
         return projections_VD
+
+
+def recompute_blocks(encoder: nn.Module, name: str) -> None:
+    """Let a timm encoder keep only what enters its blocks. Raises ConfigError if it cannot."""
+    switch: Any = getattr(encoder, "set_grad_checkpointing", None)
+    try:
+        switch(True)
+    except (AssertionError, TypeError) as exc:  # timm's own "not supported", or no such method
+        raise ConfigError(
+            f"encoder {name!r} cannot recompute its blocks. Use --set recompute=false and a smaller --chunk."
+        ) from exc
 
 
 def projection_head(width: int, *, layers: int, out: int) -> nn.Sequential:

@@ -24,7 +24,7 @@ from simclr.pretrain.config import Augmentation
 from simclr.pretrain.lars import LARS, lars_groups
 from simclr.pretrain.launch import start_together
 from simclr.pretrain.loss import nt_xent, unit_rows
-from simclr.pretrain.model import SimCLR
+from simclr.pretrain.model import SimCLR, recompute_blocks
 from simclr.pretrain.norm import RunningStatistics, over_all_processes
 from simclr.pretrain.step import Contrast, accumulate_gradients, contrast
 
@@ -123,7 +123,7 @@ def trajectory(division: Division) -> _Trajectory:
     encoder = build_encoder("test_resnet")
     plain = SimCLR(encoder, width=feature_width(encoder, _SIZE), out=16).double()
     if division.variant == "recompute":
-        encoder.set_grad_checkpointing(True)  # type: ignore[operator]
+        recompute_blocks(encoder, "test_resnet")
     local = division.variant == _LOCAL_NORM
     model = plain if local else over_all_processes(plain, torch.device("cpu"))
     model.train()

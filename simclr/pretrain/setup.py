@@ -25,7 +25,7 @@ from simclr.pretrain.companies import companies_of_a_kind
 from simclr.pretrain.config import PretrainConfig, resolve_batch_size, to_toml
 from simclr.pretrain.data import TwoCrops
 from simclr.pretrain.lars import LARS, lars_groups
-from simclr.pretrain.model import SimCLR
+from simclr.pretrain.model import SimCLR, recompute_blocks
 from simclr.pretrain.norm import RunningStatistics, over_all_processes
 from simclr.pretrain.run_folder import CONFIG_FILE, check_folder, saved_config
 from simclr.pretrain.schedule import total_steps
@@ -189,12 +189,7 @@ def _settings_and_encoder(
     torch.manual_seed(config.seed)
     encoder = build_encoder(config.encoder, small_stem=small_stem)
     if config.recompute:
-        try:
-            encoder.set_grad_checkpointing(True)  # type: ignore[operator]
-        except (AttributeError, AssertionError, TypeError) as exc:
-            raise ConfigError(
-                f"encoder {config.encoder!r} cannot recompute its blocks. Use --set recompute=false and a smaller --chunk."
-            ) from exc
+        recompute_blocks(encoder, config.encoder)
     return paths, config, encoder
 
 
