@@ -4,6 +4,7 @@ Each epoch is a fresh permutation, and batches run on across the ends of epochs:
 s*B .. (s+1)*B of the endless sequence of permutations. So a resumed run needs only its step.
 """
 
+import math
 import signal
 from collections.abc import Generator, Iterator
 from dataclasses import dataclass
@@ -19,9 +20,11 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 from simclr.errors import ImageError, SimclrError, reason
 from simclr.images import decode
 from simclr.pretrain.config import Augmentation
-from simclr.pretrain.views import crop, crop_box, draw
+from simclr.pretrain.views import crop, crop_boxes, draw
 from simclr.sources import read
 
+_MARGIN = 1.5
+"""A JPEG may be decoded at 1/2, 1/4 or 1/8 while the smaller crop keeps this many times its final pixels a side."""
 _SLICE = 64
 """Images that one worker handles at a time: spreads a batch over the workers, and 19 MB of crops at 224 px are
 within what containers give to shared memory."""
@@ -33,6 +36,8 @@ class Crops:
 
     pixels: Tensor
     """(2, images, size, size, 3) uint8."""
+    index: NDArray[np.int64]
+    """(images,): the numbers of the images they are of, in the listing."""
     unreadable: list[tuple[str, str]]
     """Path and reason of files that another image stood in for."""
 
@@ -44,10 +49,14 @@ def _permutation(seed: int, epoch: int, images: int) -> NDArray[np.int64]:
     )
 
 
-def image_at(place: int, *, seed: int, images: int) -> int:
-    """Index of the image at a place of the endless sequence."""
-    epoch, within = divmod(place, images)
-    return int(_permutation(seed, epoch, images)[within])
+def images_at(places: range, *, seed: int, images: int) -> NDArray[np.int64]:
+    """Numbers of the images at neighbouring places of the endless sequence."""
+    epoch, within = np.divmod(np.arange(places.start, places.stop), images)
+    found = np.empty(len(places), np.int64)
+    for number in np.unique(epoch).tolist():
+        rows = epoch == number
+        found[rows] = _permutation(seed, number, images)[within[rows]]
+    return found
 
 
 class TwoCrops(Dataset[Crops | ImageError]):
@@ -75,50 +84,67 @@ class TwoCrops(Dataset[Crops | ImageError]):
         step, start, stop = item
         draws = draw(self.seed, step, batch_size=self.batch_size, augmentation=self.augmentation)
         pixels = np.empty((2, stop - start, self.size, self.size, 3), np.uint8)
+        index = np.empty(stop - start, np.int64)
         unreadable: list[tuple[str, str]] = []
-        for row in range(start, stop):
-            place = step * self.batch_size + row
+        first = step * self.batch_size
+        wanted = images_at(range(first + start, first + stop), seed=self.seed, images=len(self.paths))
+        for place, row in enumerate(range(start, stop)):
             numbers = draws.crop[[row, row + self.batch_size]]
             try:
-                self._fill(pixels[:, row - start], place, numbers, unreadable)
+                index[place] = self._fill(pixels[:, place], int(wanted[place]), numbers, unreadable)
             except ImageError as error:
                 return error
-        return Crops(torch.from_numpy(pixels), unreadable)
+        return Crops(torch.from_numpy(pixels), index, unreadable)
+
+    def read(self, number: int) -> bytes:
+        """The file of one image. Raises ImageError with the reason."""
+        return read(self.root, str(self.paths[number]))
 
     def save(self, step: int, path: Path) -> None:
         """The whole batch of a step as an .npz: `pixels` as in Crops, `paths` in the order of its images."""
         crops = self[step, 0, self.batch_size]
         if isinstance(crops, ImageError):
             raise crops
-        places = range(step * self.batch_size, (step + 1) * self.batch_size)
-        chosen = [image_at(place, seed=self.seed, images=len(self.paths)) for place in places]
         with open(path, "wb") as file:
-            np.savez(file, pixels=crops.pixels.numpy(), paths=self.paths[chosen])
+            np.savez(file, pixels=crops.pixels.numpy(), paths=self.paths[crops.index])
 
     def _fill(
         self,
         views: NDArray[np.uint8],
-        place: int,
+        first: int,
         numbers: NDArray[np.float32],
         unreadable: list[tuple[str, str]],
-    ) -> None:
-        """Both crops of the image at `place`, or of the first readable one after it in the listing."""
-        first = image_at(place, seed=self.seed, images=len(self.paths))
+    ) -> int:
+        """Both crops of this image, or of the first readable one after it in the listing; gives its number."""
         for offset in range(len(self.paths)):
-            path = str(self.paths[(first + offset) % len(self.paths)])
+            number = (first + offset) % len(self.paths)
+            path = str(self.paths[number])
             try:
-                image = decode(read(self.root, path)).image
+                views[:] = self._crops(self.read(number), numbers)
             except ImageError as exc:
                 unreadable.append((path, str(exc)))
                 continue
-            a = self.augmentation
-            for view, u in zip(views, numbers, strict=True):
-                box = crop_box(*image.size, u, crop_min=a.crop_min, crop_ratio=a.crop_ratio)
-                view[:] = crop(image, box, self.size)
-            return
+            return number
         raise ImageError(
             f"{self.root}: none of its {len(self.paths)} images can be read ({unreadable[0][1]})."
         )
+
+    def _crops(self, data: bytes, numbers: NDArray[np.float32]) -> list[NDArray[np.uint8]]:
+        """One decode for both crops, of no more pixels than they can use."""
+
+        def boxes(width: int, height: int) -> NDArray[np.int64]:
+            a = self.augmentation
+            sizes = np.array([[width, height]] * len(numbers))
+            return crop_boxes(sizes, numbers, crop_min=a.crop_min, crop_ratio=a.crop_ratio)
+
+        def enough(width: int, height: int) -> int:
+            left, top, right, bottom = boxes(width, height).T
+            smallest = int(np.minimum(right - left, bottom - top).min())
+            return math.ceil(min(width, height) * _MARGIN * self.size / smallest)
+
+        image, width, height = decode(data, enough=enough)
+        scale = np.array([image.width / width, image.height / height] * 2)
+        return [crop(image, tuple(box * scale), self.size) for box in boxes(width, height)]
 
 
 class _Slices(Sampler[tuple[int, int, int]]):
@@ -143,7 +169,7 @@ def _told_of_dead_workers(loader: DataLoader[Crops | ImageError]) -> Iterator[Cr
         ) from exc
 
 
-def _leave_signals_to_training(_: int) -> None:
+def leave_signals_to_training(_: int) -> None:
     """Terminals and schedulers signal workers, too; the training process alone decides when to stop."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
@@ -162,7 +188,7 @@ def batches(
         sampler=_Slices(steps, images),
         num_workers=workers,
         prefetch_factor=2 if workers else None,
-        worker_init_fn=_leave_signals_to_training,
+        worker_init_fn=leave_signals_to_training,
     )
     parts: list[Crops] = []
     gathered = 0
@@ -177,5 +203,6 @@ def batches(
                 shape, dtype=torch.uint8, pin_memory=pin
             )  # so that a copy to a GPU need not wait
             torch.cat([p.pixels for p in parts], dim=1, out=pixels)
-            yield Crops(pixels, [entry for p in parts for entry in p.unreadable])
+            index = np.concatenate([p.index for p in parts])
+            yield Crops(pixels, index, [entry for p in parts for entry in p.unreadable])
             parts, gathered = [], 0

@@ -3,9 +3,9 @@
 Shape letters: V = views, C = channels, * = places of a feature map (none, or H, W).
 """
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
-from typing import Any
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, TypeVar
 
 import torch
 from timm.layers.norm_act import SyncBatchNormAct, convert_sync_batchnorm
@@ -15,8 +15,10 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from simclr.pretrain import distributed
 
+M = TypeVar("M", bound=nn.Module)
 
-def over_all_processes(model: nn.Module, device: torch.device) -> nn.Module:
+
+def over_all_processes(model: M, device: torch.device) -> M:
     """Every batch norm of the model, made to take its statistics from the views of all processes.
 
     torch's SyncBatchNorm on a GPU; the same sums through `distributed` elsewhere. Weights, buffers and their
@@ -24,7 +26,7 @@ def over_all_processes(model: nn.Module, device: torch.device) -> nn.Module:
     """
     if distributed.world() == 1:
         return model
-    converted: nn.Module = convert_sync_batchnorm(model)
+    converted: M = convert_sync_batchnorm(model)
     if device.type != "cuda":  # torch's refuses to run there
         for module in converted.modules():
             if isinstance(module, SyncBatchNormAct):
@@ -117,26 +119,43 @@ class RunningStatistics:
 
     After a step it is `(1 - momentum) * before + momentum * s` with s the companies' mean and unbiased variance, averaged by
     size. torch alone would update once for each forward: K companies, in both passes, would be 2K updates.
+
+    During a step every norm has momentum 1, so that a forward leaves its own statistics behind to be collected; one constant,
+    since a compiled model is compiled again for another.
     """
 
     def __init__(self, model: nn.Module) -> None:
         self._norms = [m for m in model.modules() if isinstance(m, _BatchNorm) and m.running_mean is not None]
+        assert all(norm.momentum is not None for norm in self._norms), "timm has no cumulative averages"
         self._buffers = [b for n in self._norms for b in (n.running_mean, n.running_var) if b is not None]
         self._counts = [n.num_batches_tracked for n in self._norms if n.num_batches_tracked is not None]
         self._before = [b.clone() for b in self._buffers]
         self._counts_before = [b.clone() for b in self._counts]
+        self._collected: list[Tensor] = []
 
     @contextmanager
     def one_update(self) -> Iterator[None]:
-        """Around a step: counts it once; puts everything back if the step fails."""
+        """Around a step: counts what is collected in it, once; puts everything back if the step fails."""
         self._remember()
+        momenta = [float(norm.momentum or 0) for norm in self._norms]
+        for norm in self._norms:
+            norm.momentum = 1.0
+        collected = self._collected = [torch.zeros_like(b) for b in self._buffers]
         try:
             yield
         except BaseException:
             self._put_back()
             raise
-        if self._counts:
-            torch._foreach_copy_(self._counts, torch._foreach_add(self._counts_before, 1))
+        finally:
+            for norm, momentum in zip(self._norms, momenta, strict=True):
+                norm.momentum = momentum
+        self._put_back()
+        if self._buffers:
+            weights = [momentum for momentum in momenta for _ in ("mean", "variance")]
+            torch._foreach_mul_(self._buffers, [1 - weight for weight in weights])
+            torch._foreach_mul_(collected, weights)
+            torch._foreach_add_(self._buffers, collected)
+            torch._foreach_add_(self._counts, 1)
 
     @contextmanager
     def untouched(self) -> Iterator[None]:
@@ -147,28 +166,12 @@ class RunningStatistics:
         finally:
             self._put_back()
 
-    def counting(self, shares: Sequence[float], company: int) -> AbstractContextManager[None]:
-        """Around the first forward of a company; `shares` are all companies' parts of the batch.
-
-        The momenta of one forward after the other are such that together they are the one update.
-        """
-        later = sum(shares[company + 1 :])
-        return self._momenta(lambda momentum: momentum * shares[company] / (1 - momentum * later))
-
-    def paused(self) -> AbstractContextManager[None]:
-        """Around forwards that are repetitions."""
-        return self._momenta(lambda momentum: 0.0)
-
     @contextmanager
-    def _momenta(self, change: Callable[[float], float]) -> Iterator[None]:
-        before = [norm.momentum for norm in self._norms]
-        for norm, momentum in zip(self._norms, before, strict=True):
-            norm.momentum = None if momentum is None else change(momentum)
-        try:
-            yield
-        finally:
-            for norm, momentum in zip(self._norms, before, strict=True):
-                norm.momentum = momentum
+    def counting(self, share: float) -> Iterator[None]:
+        """Around the first forward of a company that is this share of the batch."""
+        yield
+        if self._buffers:
+            torch._foreach_add_(self._collected, self._buffers, alpha=share)
 
     def _remember(self) -> None:
         if self._buffers:

@@ -170,12 +170,12 @@ def _in_one_graph(model: torch.nn.Module, batch: Batch, statistics: RunningStati
     parts, total = [], len(batch.companies)
     with statistics.one_update():
         for company in range(total):
-            with statistics.counting(batch.shares, company):
+            with statistics.counting(batch.shares[company]):
                 parts.append(model(batch.views(company)))
-    order = torch.cat(batch.companies).argsort()
-    z1, z2 = torch.cat(parts)[order].chunk(2)
-    loss = nt_xent(z1, z2, temperature=_TEMPERATURE)
-    torch.autograd.backward(loss)
+        order = torch.cat(batch.companies).argsort()
+        z1, z2 = torch.cat(parts)[order].chunk(2)
+        loss = nt_xent(z1, z2, temperature=_TEMPERATURE)
+        torch.autograd.backward(loss)
     return loss.detach()
 
 

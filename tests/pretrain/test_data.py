@@ -12,8 +12,8 @@ from torch import Tensor
 from simclr.errors import ImageError
 from simclr.pretrain import data
 from simclr.pretrain.config import Augmentation
-from simclr.pretrain.data import Crops, TwoCrops, batches, image_at
-from simclr.pretrain.views import crop, crop_box, draw
+from simclr.pretrain.data import Crops, TwoCrops, batches, images_at
+from simclr.pretrain.views import crop, crop_boxes, draw
 
 
 def dataset(folder: Path, *, batch_size: int = 6, size: int = 8, seed: int = 0) -> TwoCrops:
@@ -40,6 +40,11 @@ def greys(tmp_path: Path) -> Path:
     return folder
 
 
+def crop_box(width: int, height: int, u: np.ndarray, **limits: float) -> tuple[int, ...]:
+    """The box of one view."""
+    return tuple(crop_boxes(np.array([[width, height]]), u[None], **limits)[0].tolist())
+
+
 def numbers_of(crops: Crops) -> list[list[int]]:
     """For both views of each image of a batch, the number of the plain image it is from."""
     assert torch.equal(crops.pixels.amin((2, 3, 4)), crops.pixels.amax((2, 3, 4)))
@@ -49,12 +54,12 @@ def numbers_of(crops: Crops) -> list[list[int]]:
 def test_an_epoch_has_each_image_once():
     for epoch in range(3):
         places = range(epoch * 16, (epoch + 1) * 16)
-        assert sorted(image_at(place, seed=0, images=16) for place in places) == list(range(16))
+        assert sorted(images_at(places, seed=0, images=16)) == list(range(16))
 
 
 def test_every_epoch_and_every_seed_has_its_own_order():
     orders = {
-        tuple(image_at(epoch * 16 + i, seed=seed, images=16) for i in range(16))
+        tuple(images_at(range(epoch * 16, epoch * 16 + 16), seed=seed, images=16))
         for epoch in range(3)
         for seed in range(3)
     }
@@ -64,7 +69,7 @@ def test_every_epoch_and_every_seed_has_its_own_order():
 def test_batches_run_on_across_the_ends_of_epochs(greys):
     """7 batches of 6 are 6 epochs of 7: each image six times, and each epoch in its own order."""
     seen = [number for crops in all_batches(dataset(greys), range(7)) for number in numbers_of(crops)[0]]
-    assert seen == [image_at(place, seed=0, images=7) for place in range(42)]
+    assert seen == images_at(range(42), seed=0, images=7).tolist()
     assert Counter(seen) == dict.fromkeys(range(7), 6)
 
 
@@ -75,16 +80,42 @@ def test_both_views_of_a_place_come_from_one_image(greys):
 
 
 def test_crops_are_those_of_the_drawn_boxes(noise_photos):
-    """One image and one view at a time."""
-    images = dataset(noise_photos)
+    """One image and one view at a time; at this size every pixel is decoded."""
+    images = dataset(noise_photos, size=32)
     (batch,) = all_batches(images, range(4, 5))
     draws = draw(0, 4, batch_size=6, augmentation=Augmentation())
     for row in range(6):
-        path = noise_photos / images.paths[image_at(4 * 6 + row, seed=0, images=16)]
+        path = noise_photos / images.paths[images_at(range(24 + row, 25 + row), seed=0, images=16)[0]]
         with Image.open(path) as image:
             for view in range(2):
                 box = crop_box(40, 40, draws.crop[view * 6 + row], crop_min=0.08, crop_ratio=4 / 3)
-                assert np.array_equal(batch.pixels[view, row], crop(image.convert("RGB"), box, 8))
+                assert np.array_equal(batch.pixels[view, row], crop(image.convert("RGB"), box, 32))
+
+
+def test_a_jpeg_is_decoded_once_and_no_larger_than_its_crops_can_use(tmp_path, monkeypatch):
+    """Half, a quarter or an eighth, as the smaller crop allows; the crops are those of every pixel but for details."""
+    rng = np.random.default_rng(0)
+    smooth = Image.fromarray(rng.integers(0, 256, (12, 16, 3), dtype=np.uint8)).resize(
+        (640, 480), Image.Resampling.BICUBIC
+    )
+    for number in range(6):
+        smooth.save(tmp_path / f"{number}.jpg", quality=95)
+    decoded = []
+
+    def recording(bytes_, **rest):
+        decoded.append(data_decode(bytes_, **rest))
+        return decoded[-1]
+
+    data_decode = data.decode
+    monkeypatch.setattr(data, "decode", recording)
+    scaled = all_batches(dataset(tmp_path, size=16), range(3))
+    monkeypatch.setattr(data, "decode", lambda bytes_, **rest: data_decode(bytes_))
+    full = all_batches(dataset(tmp_path, size=16), range(3))
+    assert len(decoded) == 18
+    widths = Counter(picture.image.width for picture in decoded)
+    assert set(widths) <= {640, 320, 160, 80} and widths[160] > 0 and widths[640] == 0
+    difference = (pixels(scaled).float() - pixels(full).float()).abs()
+    assert difference.mean() < 1.5 and difference.max() < 40
 
 
 @pytest.mark.parametrize("slice_size", [1, 4, 6, 256])
@@ -113,14 +144,14 @@ def test_another_seed_gives_other_crops(noise_photos):
 def test_a_file_that_cannot_be_read_is_replaced_by_the_next(greys):
     (greys / "3.png").write_bytes(b"no image")
     (crops,) = all_batches(dataset(greys, batch_size=7), range(1))
-    order = [image_at(place, seed=0, images=7) for place in range(7)]
+    order = images_at(range(7), seed=0, images=7)
     assert numbers_of(crops)[0] == [4 if number == 3 else number for number in order]
 
 
 def test_after_the_last_file_comes_the_first(greys):
     (greys / "6.png").write_bytes(b"")
     (crops,) = all_batches(dataset(greys, batch_size=7), range(1))
-    order = [image_at(place, seed=0, images=7) for place in range(7)]
+    order = images_at(range(7), seed=0, images=7)
     assert numbers_of(crops)[0] == [0 if number == 6 else number for number in order]
 
 

@@ -16,7 +16,8 @@ from simclr.pretrain.views import (
     brightness,
     contrast,
     crop,
-    crop_box,
+    crop_batch,
+    crop_boxes,
     draw,
     gaussian_blur,
     recolour,
@@ -45,6 +46,11 @@ def crops(count: int = 8, size: int = 32, seed: int = 0) -> Tensor:
 
 def as_views(crops_VHWC: Tensor) -> Tensor:
     return crops_VHWC.permute(0, 3, 1, 2) / 255
+
+
+def crop_box(width: int, height: int, u: np.ndarray, **limits: float) -> tuple[int, ...]:
+    """The box of one view."""
+    return tuple(crop_boxes(np.array([[width, height]]), u[None], **limits)[0].tolist())
 
 
 def column(values: list[float]) -> Tensor:
@@ -171,6 +177,41 @@ def test_a_crop_is_resized_as_torchvision_resizes():
     whole = Image.fromarray(pixels)
     expected = tv.resize(whole, [16, 16], InterpolationMode.BICUBIC, antialias=True)
     assert np.array_equal(crop(whole, (0, 0, 64, 64), 16), np.asarray(expected))
+
+
+@pytest.mark.parametrize(
+    ("height", "width", "size"), [(32, 32, 32), (60, 80, 48), (9, 200, 16), (24, 24, 64)]
+)
+def test_a_batch_of_crops_is_what_pillow_makes_one_by_one(height, width, size):
+    """Up and down, boxes at corners and inside; rounding may differ by one level, and seldom does."""
+    rng = np.random.default_rng(0)
+    pixels = rng.integers(0, 256, (60, height, width, 3), dtype=np.uint8)
+    numbers = draw(3, 4, batch_size=30, augmentation=Augmentation()).crop
+    boxes = crop_boxes(np.array([[width, height]] * 60), numbers, crop_min=0.08, crop_ratio=4 / 3)
+    boxes[0] = 0, 0, width, height
+    made = crop_batch(torch.from_numpy(pixels), torch.from_numpy(boxes).float(), size).numpy().astype(int)
+    expected = np.stack(
+        [crop(Image.fromarray(p), tuple(b), size) for p, b in zip(pixels, boxes, strict=True)]
+    )
+    assert np.abs(made - expected).max() <= 1
+    assert (made != expected).mean() < 0.003
+
+
+@pytest.mark.parametrize("change", [brightness, contrast, saturation, shift_hue])
+def test_changes_of_colour_are_one_graph_to_the_compiler(change):
+    """No break, and no new graph for another number of views."""
+    graphs = []
+
+    def compiler(graph, example):
+        graphs.append(graph)
+        return graph.forward
+
+    torch._dynamo.reset()
+    compiled = torch.compile(change, fullgraph=True, dynamic=True, backend=compiler)
+    for count in (4, 6, 9):
+        views, factors = images(count), torch.linspace(0.5, 1.5, count)[:, None, None, None]
+        torch.testing.assert_close(compiled(views, factors), change(views, factors))
+    assert len(graphs) == 1
 
 
 # ---- random numbers
