@@ -133,6 +133,22 @@ def pretrain(
         str | None,
         typer.Option(metavar="FILE|timm:NAME", help="Encoder weights to start from.  [default: random]"),
     ] = None,
+    recipe: Annotated[
+        str | None,
+        typer.Option(metavar="NAME|FILE.toml", help="Settings of a known run; see docs/recipes.md."),
+    ] = None,
+    eval_: Annotated[
+        Path | None,
+        typer.Option(
+            "--eval", help="Folder with labels (class folders or labels.csv): kNN accuracy while training."
+        ),
+    ] = None,
+    cache: Annotated[
+        str | None,
+        typer.Option(
+            metavar="none|ram|gpu|auto", help="Where to keep decoded images.  [default: auto, small images]"
+        ),
+    ] = None,
     chunk: Annotated[
         str | None,
         typer.Option(
@@ -150,6 +166,9 @@ def pretrain(
     ] = None,
     resume: Annotated[
         bool, typer.Option("--resume", help="Go on from the last checkpoint of --out, or of the newest run.")
+    ] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Print settings, steps, memory and time, and write nothing.")
     ] = False,
 ) -> None:
     """Pretrain an encoder with SimCLR on a folder of unlabelled images.
@@ -170,6 +189,11 @@ def pretrain(
             raise ConfigError("--data is missing. Give a folder of images: simclr pretrain --data FOLDER")
         if encoder is None and config is None and (weights or "").startswith("timm:"):
             encoder = weights.removeprefix("timm:") if weights else None
+        start = config or PretrainConfig(data=str(data))
+        if recipe is not None:
+            from simclr.pretrain.recipe import load_recipe
+
+            start = load_recipe(recipe).apply(start)
         given: dict[str, Any] = {
             "data": data,
             "encoder": encoder,
@@ -178,6 +202,8 @@ def pretrain(
             "epochs": epochs,
             "seed": seed,
             "weights": weights,
+            "eval": eval_,
+            "cache": cache,
             "chunk": int(chunk) if chunk and chunk.isdigit() else chunk,
             "device": device,
         }
@@ -187,14 +213,23 @@ def pretrain(
             if value is not None
         ]
         texts += settings or []
-        config = with_settings(config or PretrainConfig(data=str(data)), texts)
+        config = with_settings(start, texts)
         if processes > 1 and is_one_of_several():
             raise ConfigError(
                 "--processes starts processes of its own, and torchrun has started some. Leave it out."
             )
+        if dry_run:
+            from simclr.pretrain.plan import dry_run as plan
+
+            settings_toml, lines = plan(config, out or new_run(config.encoder), resume=resume)
+            typer.echo(settings_toml)
+            for line in lines:
+                typer.echo(line)
+            return
         if processes > 1:
             out = out or new_run(config.encoder)
             words = ["pretrain", "--out", str(out), *(["--resume"] if resume else [])]
+            words += ["--recipe", recipe] if recipe else []
             words += ["--data", str(data)] if data else []
             words += [word for text in texts for word in ("--set", text)]
             raise typer.Exit(run_processes(processes, words, folder=out))

@@ -86,7 +86,13 @@ class PretrainConfig:
     """Keep only what enters each block of the encoder, and compute the rest again for its gradient: less memory, more time,
     the same numbers."""
     epochs: int = 100
+    loss: Literal["nt_xent", "dcl"] = "nt_xent"
+    """dcl leaves the positive pair out of the sum it is compared with (Yeh et al. 2021), which helps small batches."""
+    loss_scale: float = 1.0
+    """The gradient's factor. The reference adds both directions, 2 times the paper's mean; the loss recorded is the mean."""
     temperature: float = 0.1
+    optimizer: Literal["lars", "sgd", "adamw"] = "lars"
+    """lars for large batches; sgd and adamw for small ones. None decays biases and norm scales."""
     base_lr: float = 0.3
     """See `lr_scaling` (google-research/simclr, run.py)."""
     lr_scaling: Literal["linear", "sqrt", "none"] = "linear"
@@ -94,6 +100,7 @@ class PretrainConfig:
     warmup_fraction: float = 0.1
     """Share of the run; the paper's 10 of 100 epochs."""
     momentum: float = 0.9
+    """Of lars and sgd; adamw has its usual 0.9 and 0.999."""
     weight_decay: float = 1e-6
     """The paper's; the reference's README uses 1e-4."""
     augmentation: Augmentation = field(default_factory=Augmentation)
@@ -103,8 +110,24 @@ class PretrainConfig:
     """`auto` takes a GPU if there is one; else a torch device."""
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     """Of the encoder's arithmetic; loss, optimiser and weights are float32. auto: bf16 on a GPU that has it."""
+    compile: bool | Literal["auto"] = "auto"
+    """Let torch.compile fuse the encoder's operations. auto: on a GPU; where that fails, the run goes on without and says so."""
+    cache: Literal["auto", "none", "ram", "gpu"] = "auto"
+    """Where to keep decoded images, so that none is decoded twice. auto: on the device, or else in memory, where all have one size
+    and need at most a quarter of it."""
+    cache_size: int | None = None
+    """Side in pixels that images of several sizes are stretched to in a cache asked for. Unset: twice `image_size`."""
     workers: int | None = None
     """Processes that decode and crop. Unset: one a core, at most 16. 0: in the training process."""
+    unreadable_limit: float = 0.5
+    """Share of the images that may turn out unreadable before the run ends; fewer are skipped and listed in skipped.csv."""
+    eval: str | None = None
+    """Folder with labels (class sub-folders or labels.csv) to measure the encoder on while it trains, by its nearest neighbours."""
+    eval_every: int | str | None = None
+    """Steps between such measurements, or minutes as "10min". Unset: ten a run."""
+    online_probe: bool = False
+    """Also train a linear classifier on the features, cut off from the encoder, by the labels that `data` has in its class
+    folders or labels.csv."""
     threads: int | None = None
     """Cores torch may use. Unset: all that this process may use."""
     checkpoint_every: int | str = 500
@@ -116,7 +139,7 @@ class PretrainConfig:
 
     def __post_init__(self) -> None:
         positive = ("image_size", "head_layers", "head_out", "epochs", "checkpoint_keep")
-        for name in (*positive, "temperature", "base_lr"):
+        for name in (*positive, "temperature", "base_lr", "loss_scale"):
             if not getattr(self, name) > 0 or not math.isfinite(getattr(self, name)):
                 raise ConfigError(f"{name} ({getattr(self, name):g}) must be above 0.")
         if self.batch_size is not None and self.batch_size < 2:
@@ -125,7 +148,13 @@ class PretrainConfig:
             )
         if self.chunk != "auto" and self.chunk < 2:
             raise ConfigError(f"chunk ({self.chunk}) must be auto, or at least 2: batch norm compares views.")
-        checkpoint_interval(self.checkpoint_every)
+        interval("checkpoint_every", self.checkpoint_every)
+        if self.eval_every is not None:
+            interval("eval_every", self.eval_every)
+        if self.cache_size is not None and self.cache_size < 1:
+            raise ConfigError(f"cache_size ({self.cache_size}) must be at least 1.")
+        if not 0 <= self.unreadable_limit <= 1:
+            raise ConfigError(f"unreadable_limit ({self.unreadable_limit:g}) is a share: give 0 to 1.")
         if self.checkpoint_keep_every is not None and self.checkpoint_keep_every < 1:
             raise ConfigError(f"checkpoint_keep_every ({self.checkpoint_keep_every}) must be at least 1.")
         if not 0 <= self.warmup_fraction < 1:
@@ -151,20 +180,18 @@ def resolve_batch_size(batch_size: int | None, images: int) -> int:
     return batch_size
 
 
-def checkpoint_interval(every: int | str) -> tuple[int | None, float]:
-    """`checkpoint_every` as steps (None: no matter) and seconds (infinite: no matter)."""
+def interval(name: str, every: int | str) -> tuple[int | None, float]:
+    """`checkpoint_every` or `eval_every` as steps (None: no matter) and seconds (infinite: no matter)."""
     if isinstance(every, int):
         if every < 1:
-            raise ConfigError(f"checkpoint_every ({every}) must be above 0.")
+            raise ConfigError(f"{name} ({every}) must be above 0.")
         return every, math.inf
     try:
         minutes = float(every.removesuffix("min"))
     except ValueError:
         minutes = 0.0
     if not every.endswith("min") or not 0 < minutes < math.inf:
-        raise ConfigError(
-            f'checkpoint_every ({every}) must be a number of steps, or of minutes as in "10min".'
-        )
+        raise ConfigError(f'{name} ({every}) must be a number of steps, or of minutes as in "10min".')
     return None, 60 * minutes
 
 
@@ -199,7 +226,11 @@ def from_toml(text: str, *, where: Path) -> PretrainConfig:
         values = tomllib.loads(text)
     except tomllib.TOMLDecodeError as exc:
         raise ConfigError(f"{where}: is no TOML ({exc}).") from exc
-    config = PretrainConfig(data="")
+    return with_values(PretrainConfig(data=""), values, where=str(where))
+
+
+def with_values(config: PretrainConfig, values: dict[str, Any], *, where: str) -> PretrainConfig:
+    """Apply settings as TOML gives them, tables nested. Raises ConfigError naming `where`."""
     try:
         for key, value in values.items():
             for name, inner in value.items() if isinstance(value, dict) else [(None, value)]:
@@ -235,6 +266,9 @@ def _replace(config: Any, path: list[str], value: Any, key: str) -> Any:
     return dataclasses.replace(config, **{name: _checked(hints[name], value, key)})
 
 
+_NAMES = {int: "a whole number", float: "a number", bool: "true or false", str: "text; put it in quotes"}
+
+
 def _checked(kind: Any, value: Any, key: str) -> Any:
     """`value` as the annotated type, or ConfigError."""
     if get_origin(kind) is Literal:
@@ -247,7 +281,8 @@ def _checked(kind: Any, value: Any, key: str) -> Any:
             with contextlib.suppress(ConfigError):
                 return _checked(option, value, key)
         if len(options) > 1 and get_origin(options[-1]) is Literal and value not in get_args(options[-1]):
-            raise ConfigError(f"{key}: {value!r} is neither a whole number nor {get_args(options[-1])[0]}.")
+            kinds = " nor ".join(_NAMES[option] for option in options[:-1])
+            raise ConfigError(f"{key}: {value!r} is neither {kinds} nor {get_args(options[-1])[0]}.")
         return _checked(options[-1], value, key)
     if get_origin(kind) is tuple:
         if not isinstance(value, (list, tuple)) or len(value) != len(get_args(kind)):
@@ -256,11 +291,5 @@ def _checked(kind: Any, value: Any, key: str) -> Any:
     if kind is float and type(value) is int:
         return float(value)
     if type(value) is not kind:
-        names = {
-            int: "a whole number",
-            float: "a number",
-            bool: "true or false",
-            str: "text; put it in quotes",
-        }
-        raise ConfigError(f"{key}: {value!r} is not {names.get(kind, kind.__name__)}.")
+        raise ConfigError(f"{key}: {value!r} is not {_NAMES.get(kind, kind.__name__)}.")
     return value

@@ -155,6 +155,15 @@ def from_first(value: T) -> T:
     return first
 
 
+def from_all(value: T) -> list[T]:
+    """What each process has, in their order."""
+    if world() == 1:
+        return [value]
+    values: list[Any] = [None] * world()
+    dist.all_gather_object(values, value)
+    return values
+
+
 def together(work: Callable[[], T]) -> T:
     """Run `work` on each process; where it fails on one it fails on all, and the first process says why."""
     if world() == 1:

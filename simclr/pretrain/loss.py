@@ -9,6 +9,8 @@ the matrix is symmetric, gets the gradient of a row from the row alone:
     dL/dz_i = 1/(N T) * sum_j (p_ij + p_ji - 2 [j is i's positive]) z_j,     p_ij = exp(s_ij - lse_i)
 
 So the work also divides over processes: each needs all views, but takes only its own rows of both passes.
+
+The decoupled loss (Yeh et al. 2021, arXiv:2110.06848, eq. 5) leaves the positive out of the sum, and p is 0 there.
 """
 
 from typing import Any
@@ -25,8 +27,10 @@ _BLOCK_ELEMENTS_ELSEWHERE = 1 << 25
 """128 MiB as float32: an accelerator wants few and large kernels."""
 
 
-def nt_xent(z1_BD: Tensor, z2_BD: Tensor, temperature: float = 0.1) -> Tensor:
+def nt_xent(z1_BD: Tensor, z2_BD: Tensor, temperature: float = 0.1, *, decoupled: bool = False) -> Tensor:
     """Mean NT-Xent over all 2B views (Chen et al. 2020, eq. 1; arXiv:2002.05709), a scalar.
+
+    `decoupled`: without the positive among the rivals (DCL; Yeh et al. 2021); needs B of at least 2.
 
     Row i of both arguments comes from image i; rows need not have unit length. Half precision is raised to
     float32, also under autocast; float64 stays float64. Gradients of first order only.
@@ -35,7 +39,9 @@ def nt_xent(z1_BD: Tensor, z2_BD: Tensor, temperature: float = 0.1) -> Tensor:
     if z1_BD.shape != z2_BD.shape or z1_BD.ndim != 2:
         shapes = f"{tuple(z1_BD.shape)} and {tuple(z2_BD.shape)}"
         raise ValueError(f"nt_xent needs two matrices of one shape, (batch, width); got {shapes}.")
-    loss: Tensor = _NTXent.apply(unit_rows(torch.cat([z1_BD, z2_BD])), temperature)
+    if decoupled and len(z1_BD) < 2:
+        raise ValueError("the decoupled loss of one image has no rivals; give at least 2.")
+    loss: Tensor = _NTXent.apply(unit_rows(torch.cat([z1_BD, z2_BD])), temperature, decoupled)
     return loss
 
 
@@ -46,12 +52,13 @@ def unit_rows(z_ND: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def log_sums(z_ND: Tensor, rows: range, *, temperature: float) -> Tensor:
-    """(R,): for each of these rows of all unit views, the logarithm of its sum of exponentials over its 2B - 1 rivals."""
+def log_sums(z_ND: Tensor, rows: range, *, temperature: float, decoupled: bool = False) -> Tensor:
+    """(R,): for each of these rows of all unit views, the logarithm of its sum of exponentials over its 2B - 1 rivals, or
+    2B - 2 where its positive is none."""
     with torch.autocast(z_ND.device.type, enabled=False):
         lse_R = z_ND.new_empty(len(rows))
         for start, stop in _blocks(rows, len(z_ND), z_ND.device):
-            logits_RN = _logits(z_ND, start, stop, temperature)
+            logits_RN = _logits(z_ND, start, stop, temperature, decoupled)
             torch.logsumexp(logits_RN, dim=1, out=lse_R[start - rows.start : stop - rows.start])
         return lse_R
 
@@ -64,12 +71,14 @@ def mean_loss(z_ND: Tensor, lse_N: Tensor, *, temperature: float) -> Tensor:
 
 
 @torch.no_grad()
-def row_gradients(z_ND: Tensor, lse_N: Tensor, rows: range, *, temperature: float) -> Tensor:
+def row_gradients(
+    z_ND: Tensor, lse_N: Tensor, rows: range, *, temperature: float, decoupled: bool = False
+) -> Tensor:
     """(R, D): the gradient of the mean loss of all views with respect to these rows of the unit views."""
     with torch.autocast(z_ND.device.type, enabled=False):  # a caller may be inside it
         grad_RD = z_ND.new_empty(len(rows), z_ND.shape[1])
         for start, stop in _blocks(rows, len(z_ND), z_ND.device):
-            logits_RN = _logits(z_ND, start, stop, temperature)
+            logits_RN = _logits(z_ND, start, stop, temperature, decoupled)
             weights_RN = (logits_RN - lse_N[start:stop, None]).exp_()
             weights_RN += logits_RN.sub_(lse_N).exp_()
             torch.mm(weights_RN, z_ND, out=grad_RD[start - rows.start : stop - rows.start])
@@ -81,23 +90,26 @@ class _NTXent(torch.autograd.Function):
     """Unit rows (N, D) -> scalar."""
 
     @staticmethod
-    def forward(ctx: Any, z_ND: Tensor, temperature: float) -> Tensor:
-        lse_N = log_sums(z_ND, range(len(z_ND)), temperature=temperature)
+    def forward(ctx: Any, z_ND: Tensor, temperature: float, decoupled: bool) -> Tensor:
+        lse_N = log_sums(z_ND, range(len(z_ND)), temperature=temperature, decoupled=decoupled)
         ctx.save_for_backward(z_ND, lse_N)
-        ctx.temperature = temperature
+        ctx.settings = {"temperature": temperature, "decoupled": decoupled}
         return mean_loss(z_ND, lse_N, temperature=temperature)
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
         z_ND, lse_N = ctx.saved_tensors
-        return row_gradients(z_ND, lse_N, range(len(z_ND)), temperature=ctx.temperature).mul_(grad), None
+        return row_gradients(z_ND, lse_N, range(len(z_ND)), **ctx.settings).mul_(grad), None, None
 
 
-def _logits(z_ND: Tensor, start: int, stop: int, temperature: float) -> Tensor:
+def _logits(z_ND: Tensor, start: int, stop: int, temperature: float, decoupled: bool) -> Tensor:
     """Rows start..stop of the similarities over temperature; a view is not its own negative."""
     logits_RN = (z_ND[start:stop] / temperature) @ z_ND.T
     logits_RN.diagonal(start).fill_(-torch.inf)
+    if decoupled:
+        for away in (-len(z_ND) // 2, len(z_ND) // 2):  # row i and column i + B, or i - B
+            logits_RN.diagonal(start + away).fill_(-torch.inf)
     return logits_RN
 
 

@@ -5,22 +5,36 @@ Shape letters: V = views, C, H, W = channels, height, width; F = encoder width, 
 
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from simclr.errors import ConfigError
 
 
 class SimCLR(nn.Module):
-    """Views (V, C, H, W) -> projections (V, D). Both views of all images go through one forward."""
+    """Views (V, C, H, W) -> projections (V, D). Both views of all images go through one forward.
 
-    def __init__(self, encoder: nn.Module, *, width: int, layers: int = 2, out: int = 128) -> None:
+    With `classes`, an online linear classifier looks at the features, too, and its logits follow: (V, D + classes). It starts
+    from zero and is cut off from the encoder (google-research/simclr, `lineareval_while_pretraining`).
+    """
+
+    def __init__(
+        self, encoder: nn.Module, *, width: int, layers: int = 2, out: int = 128, classes: int = 0
+    ) -> None:
         super().__init__()
         self.encoder = encoder
         self.head = projection_head(width, layers=layers, out=out)
+        self.classifier = nn.Linear(width, classes) if classes else None
+        if self.classifier is not None:
+            nn.init.zeros_(self.classifier.weight)
+            nn.init.zeros_(self.classifier.bias)
 
     def forward(self, views_VCHW: Tensor) -> Tensor:
-        projections_VD: Tensor = self.head(self.encoder(views_VCHW))
-        return projections_VD
+        features_VF = self.encoder(views_VCHW)
+        projections_VD: Tensor = self.head(features_VF)
+        if self.classifier is None:
+            return projections_VD
+        return torch.cat([projections_VD, self.classifier(features_VF.detach())], dim=1)
 
 
 def recompute_blocks(encoder: nn.Module, name: str) -> None:

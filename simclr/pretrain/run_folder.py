@@ -16,8 +16,8 @@ RUNS = Path("runs")
 
 _FREE_TO_CHANGE = frozenset(
     (
-        "data", "device", "workers", "threads", "recompute", "chunk",
-        "checkpoint_every", "checkpoint_keep", "checkpoint_keep_every",
+        "data", "device", "workers", "threads", "recompute", "chunk", "cache", "compile", "unreadable_limit",
+        "checkpoint_every", "checkpoint_keep", "checkpoint_keep_every", "eval", "eval_every",
     )
 )  # fmt: skip
 """Settings that a resumed run may change: they decide where and how fast it runs, not what it computes; `chunk`, which also

@@ -20,15 +20,16 @@ from simclr.encoder import build_encoder, default_recipe, feature_width, wants_s
 from simclr.errors import ConfigError, reason
 from simclr.preprocess import Recipe
 from simclr.pretrain import distributed, memory
+from simclr.pretrain.cache import CachePlan, plan_cache
 from simclr.pretrain.checkpoint import TrainingState, newest_whole_checkpoint
 from simclr.pretrain.companies import companies_of_a_kind
 from simclr.pretrain.config import PretrainConfig, resolve_batch_size, to_toml
 from simclr.pretrain.data import TwoCrops
-from simclr.pretrain.lars import LARS, lars_groups
 from simclr.pretrain.model import SimCLR, recompute_blocks
 from simclr.pretrain.norm import RunningStatistics, over_all_processes
+from simclr.pretrain.optimizer import build_optimizer
 from simclr.pretrain.run_folder import CONFIG_FILE, check_folder, saved_config
-from simclr.pretrain.schedule import total_steps
+from simclr.pretrain.schedule import peak_learning_rate, total_steps, warmup_steps
 from simclr.pretrain.weights import start_from
 from simclr.sources import list_images
 
@@ -51,8 +52,17 @@ class Setup:
     chunk: int
     """To begin with; memory may halve it."""
     steps: int
-    model: nn.Module
-    optimizer: LARS
+    model: SimCLR
+    optimizer: torch.optim.Optimizer
+    peak: float
+    """Highest learning rate."""
+    warmup: int
+    """Steps."""
+    cache: CachePlan | None
+    need: memory.Need | None
+    """Of memory, by a step; None where the run is finished."""
+    free: int
+    """Bytes for it on the device."""
     statistics: RunningStatistics
     width: int
     """Of the encoder's features."""
@@ -72,7 +82,7 @@ class Setup:
 def prepare(
     config: PretrainConfig, folder: Path, device: torch.device, dtype: torch.dtype, *, resume: bool, say: Say
 ) -> Setup:
-    """Build a run, or find out how one goes on; writes config.toml unless the run is finished.
+    """Build a run, or find out how one goes on. Writes nothing: `write_config` does.
 
     Raises ConfigError (settings, or a run that exists already), ImageError (no images), ArtifactError (checkpoints or
     weights).
@@ -107,29 +117,42 @@ def prepare(
     encoder.to(device)
     plain = SimCLR(encoder, width=width, layers=config.head_layers, out=config.head_out)
     model = over_all_processes(plain, device).to(device).to(memory_format=torch.channels_last).train()
-    assert config.batch_size is not None
+    batch_size, images = config.batch_size, len(paths)
+    assert batch_size is not None
+    peak = peak_learning_rate(config.base_lr, batch_size=batch_size, scaling=config.lr_scaling)
+    dataset = TwoCrops(
+        data,
+        paths,
+        seed=config.seed,
+        batch_size=batch_size,
+        size=config.image_size,
+        augmentation=config.augmentation,
+    )
     setup = Setup(
         config=config,
         folder=folder,
         device=device,
         dtype=dtype,
-        dataset=TwoCrops(
-            data,
-            paths,
-            seed=config.seed,
-            batch_size=config.batch_size,
-            size=config.image_size,
-            augmentation=config.augmentation,
-        ),
+        dataset=dataset,
         data=data,
         data_sha256=data_sha256,
-        batch_size=config.batch_size,
-        chunk=config.batch_size,
-        steps=total_steps(len(paths), batch_size=config.batch_size, epochs=config.epochs),
+        batch_size=batch_size,
+        chunk=batch_size,
+        steps=total_steps(images, batch_size=batch_size, epochs=config.epochs),
         model=model,
-        optimizer=LARS(
-            lars_groups(model, weight_decay=config.weight_decay), lr=0.0, momentum=config.momentum
+        optimizer=build_optimizer(
+            model,
+            config.optimizer,
+            momentum=config.momentum,
+            weight_decay=config.weight_decay,
+            peak=peak,
+            batch_size=batch_size,
         ),
+        peak=peak,
+        warmup=warmup_steps(images, batch_size=batch_size, epochs=config.epochs * config.warmup_fraction),
+        cache=None,
+        need=None,
+        free=0,
         statistics=RunningStatistics(model),
         width=width,
         recipe=default_recipe(config.encoder, image_size=config.image_size),
@@ -139,13 +162,30 @@ def prepare(
         return setup
 
     # ---- memory
+    cache = distributed.together(
+        lambda: plan_cache(
+            dataset, config.cache, device=device, free=memory.available, size=config.cache_size
+        )
+    )
+    free = memory.available(device) - (cache.bytes if cache and cache.home == device else 0)
+    setup = dataclasses.replace(setup, cache=cache, need=_need(setup), free=free)
+    if cache is not None:
+        say(cache.words)
     before = saved_config(folder)
     chunk = _plan_memory(setup, before=before, say=say)
     # a chunk that memory has halved is the checkpoint's; config.toml keeps what was asked for
     kept = before is not None and state is not None and state.chunk == chunk
-    config = dataclasses.replace(config, chunk=before.chunk if before and kept else chunk)
-    distributed.together(partial(_write_config, config, folder))
+    config = dataclasses.replace(
+        config, chunk=before.chunk if before and kept else chunk, cache=cache.mode if cache else "none"
+    )
     return dataclasses.replace(setup, config=config, chunk=chunk)
+
+
+def write_config(config: PretrainConfig, folder: Path) -> None:
+    """config.toml in a run folder that may be new."""
+    folder.mkdir(parents=True, exist_ok=True)
+    text = to_toml(config)
+    write_atomically(folder / CONFIG_FILE, lambda temporary: temporary.write_text(text, encoding="utf-8"))
 
 
 def device_and_dtype(config: PretrainConfig) -> tuple[torch.device, torch.dtype]:
@@ -234,13 +274,6 @@ def _newest(folder: Path, data: Path, data_sha256: str, say: Say) -> TrainingSta
     return state
 
 
-def _write_config(config: PretrainConfig, folder: Path) -> None:
-    if distributed.rank() == 0:
-        folder.mkdir(parents=True, exist_ok=True)
-        text = to_toml(config)
-        write_atomically(folder / CONFIG_FILE, lambda temporary: temporary.write_text(text, encoding="utf-8"))
-
-
 def _check_chunk(chunk: int, batch: int) -> None:
     processes = distributed.world()
     if chunk < batch and processes > 1 and batch // processes < 2 * companies_of_a_kind(batch, chunk) - 1:
@@ -250,9 +283,9 @@ def _check_chunk(chunk: int, batch: int) -> None:
         )
 
 
-def _plan_memory(setup: Setup, *, before: PretrainConfig | None, say: Say) -> int:
-    """The chunk that is set, that the run has had, or that fits; says it, and what a step will need."""
-    config, batch, processes = setup.config, setup.batch_size, distributed.world()
+def trial(setup: Setup) -> Callable[[int], Tensor]:
+    """Takes so many views of anything through the model, as a step would."""
+    config = setup.config
 
     def forward(views: int) -> Tensor:
         noise = torch.rand(views, 3, config.image_size, config.image_size, device=setup.device)
@@ -260,9 +293,21 @@ def _plan_memory(setup: Setup, *, before: PretrainConfig | None, say: Say) -> in
             z: Tensor = setup.model(noise.contiguous(memory_format=torch.channels_last))
         return z
 
+    return forward
+
+
+def _need(setup: Setup) -> memory.Need:
+    config = setup.config
     with setup.statistics.untouched():
-        need = memory.measure(setup.model, forward, image_size=config.image_size, projection=config.head_out)
-    free = memory.available(setup.device)
+        return memory.measure(
+            setup.model, trial(setup), image_size=config.image_size, projection=config.head_out
+        )
+
+
+def _plan_memory(setup: Setup, *, before: PretrainConfig | None, say: Say) -> int:
+    """The chunk that is set, that the run has had, or that fits; says it, and what a step will need."""
+    config, batch, free, need = setup.config, setup.batch_size, setup.free, setup.need
+    assert need is not None
     had = setup.state.chunk if setup.state else None
     if had is not None and config.chunk in ("auto", before.chunk if before else "auto"):
         chunk = had
@@ -280,7 +325,7 @@ def _plan_memory(setup: Setup, *, before: PretrainConfig | None, say: Say) -> in
             f"chunk {chunk}: {batch} images go through the encoder as {2 * companies} companies of about "
             f"{batch // companies} first or second views"
         )
-    images = len(distributed.share(batch))
+    images, processes = len(distributed.share(batch)), distributed.world()
     views = 2 * images if chunk == batch else -(-batch // companies // processes)
     each = " on each process" if processes > 1 else ""
     say(

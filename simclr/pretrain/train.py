@@ -9,30 +9,33 @@ import dataclasses
 import hashlib
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
 
 from simclr.artifacts import EncoderInfo, write_atomically
 from simclr.cpus import available_cpus
 from simclr.encoder import save_encoder, weights_sha256
-from simclr.errors import SimclrError, reason
+from simclr.errors import ImageError, SimclrError, reason
 from simclr.pretrain import distributed, memory
 from simclr.pretrain.batch import Batch
+from simclr.pretrain.cache import ImageCache, fill_cache
 from simclr.pretrain.checkpoint import TrainingState, newest_whole_checkpoint, save_checkpoint
-from simclr.pretrain.config import PretrainConfig, checkpoint_interval, to_toml
+from simclr.pretrain.compiling import compiles, do_not_compile
+from simclr.pretrain.config import PretrainConfig, interval, to_toml
 from simclr.pretrain.data import Crops, batches
 from simclr.pretrain.guard import CollapseWatch, covariance, effective_rank, spread, what_is_wrong
 from simclr.pretrain.launch import FAILED_ELSEWHERE, go_on, is_watched, launcher_is_gone
 from simclr.pretrain.monitor import contrastive_scores
+from simclr.pretrain.optimizer import set_learning_rate
 from simclr.pretrain.record import Recorder, write_report
 from simclr.pretrain.run_folder import new_run
-from simclr.pretrain.schedule import learning_rate, peak_learning_rate, warmup_steps
-from simclr.pretrain.setup import Setup, device_and_dtype, prepare
+from simclr.pretrain.schedule import learning_rate
+from simclr.pretrain.setup import Setup, device_and_dtype, prepare, write_config
+from simclr.pretrain.skipped import read_skipped, write_skipped
 from simclr.pretrain.step import Contrast, accumulate_gradients, contrast
 from simclr.stopping import stop_requests
 
@@ -59,6 +62,8 @@ def run(
     weights), SimclrError (the loss went wrong twice; a process or memory was lost). Ctrl-C or SIGTERM ends the current
     step, writes a checkpoint and raises KeyboardInterrupt.
     """
+    # huge pages for tensors: a fifth off a step's time on a CPU; looked at by torch at its first allocation only
+    os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
     device, dtype = device_and_dtype(config)
     torch.set_num_threads(config.threads or _own_cpus())
     with distributed.group(device):
@@ -69,6 +74,7 @@ def run(
             if setup.finished:
                 say(f"{folder} is finished: {setup.steps} of {setup.steps} steps done")
                 return folder
+            distributed.together(partial(_begin, setup))
             state, setup = setup.state, dataclasses.replace(setup, state=None)  # else it stays in memory
             training = _Training(setup, progress=progress, note=note, say=say)
             if state is not None:
@@ -85,6 +91,11 @@ def run(
                 f"{folder}: another process of this run is gone, or cannot be reached ({reason(exc)}). {go_on(folder)}"
             ) from exc
     return folder
+
+
+def _begin(setup: Setup) -> None:
+    if distributed.rank() == 0:
+        write_config(setup.config, setup.folder)
 
 
 class _WentWrong(Exception):
@@ -105,21 +116,21 @@ class _Training:
         self.progress, self.note, self.say = progress, note, say
         self.lead = distributed.rank() == 0
         self.chunk, self.step = setup.chunk, 0
-        images, config = len(setup.dataset.paths), setup.config
-        self.warmup = warmup_steps(
-            images, batch_size=self.batch_size, epochs=config.epochs * config.warmup_fraction
-        )
-        self.peak = peak_learning_rate(config.base_lr, batch_size=self.batch_size, scaling=config.lr_scaling)
+        self.workers = min(16, _own_cpus()) if self.config.workers is None else self.config.workers
+        self.cache: ImageCache | None = None
+        self.untried = compiles(self.config.compile, setup.device)
+        if self.untried:
+            setup.model.compile()
         self.parents = {
             "run": self.folder.name,
             "data": setup.data.name,
-            "images": images,
+            "images": len(setup.dataset.paths),
             "steps": setup.steps,
         }
         self.mean = torch.tensor(setup.recipe.mean, device=setup.device).view(1, 3, 1, 1)
         self.std = torch.tensor(setup.recipe.std, device=setup.device).view(1, 3, 1, 1)
         self.watch = CollapseWatch(self.batch_size)
-        self.unreadable: set[str] = set()
+        self.skipped = read_skipped(self.folder)
         self.pending: list[dict[str, Any]] = []
         self.recorder: Recorder | None = None
         self.went_back = False
@@ -141,21 +152,14 @@ class _Training:
 
     def go(self) -> None:
         """Train to the end. A loss that cannot be trusted sends the run back to its last checkpoint, a second one ends it."""
-        every, seconds = checkpoint_interval(self.config.checkpoint_every)
-        workers = min(16, _own_cpus()) if self.config.workers is None else self.config.workers
+        every, seconds = interval("checkpoint_every", self.config.checkpoint_every)
         gpu = self.setup.device.type == "cuda"
         with stop_requests() as stop:
             while self.step < self.setup.steps:
                 self.recorder = (
                     Recorder(self.folder, first_step=self.step, note=self.say) if self.lead else None
                 )
-                loader = batches(
-                    self.setup.dataset,
-                    steps=range(self.step, self.setup.steps),
-                    images=distributed.share(self.batch_size),
-                    workers=workers,
-                    pin=gpu,
-                )
+                loader = self._batches()
                 saved, saved_at = self.step, time.monotonic()
                 self.step_began = time.perf_counter()
                 try:
@@ -182,15 +186,24 @@ class _Training:
                     if self.recorder is not None:
                         self.recorder.close()
 
+    def _batches(self) -> Generator[Crops, None, None]:
+        """From this step on."""
+        plan, dataset = self.setup.cache, self.setup.dataset
+        steps, images = range(self.step, self.setup.steps), distributed.share(self.batch_size)
+        if plan is None:
+            pin = self.setup.device.type == "cuda"
+            return batches(dataset, steps=steps, images=images, workers=self.workers, pin=pin)
+        if self.cache is None:
+            self.cache = fill_cache(plan, dataset, workers=self.workers)
+        return self.cache.batches(dataset, steps=steps, images=images, device=self.setup.device)
+
     def _step(self, crops: Crops) -> None:
-        for path, why in crops.unreadable:
-            if path not in self.unreadable:
-                self.unreadable.add(path)
-                self.note(f"skipped {path}: {why}")
-        lr = learning_rate(self.step, peak=self.peak, warmup_steps=self.warmup, total_steps=self.setup.steps)
-        for group in self.optimizer.param_groups:
-            group["lr"] = lr
+        self._skip(crops.unreadable)
+        setup = self.setup
+        lr = learning_rate(self.step, peak=setup.peak, warmup_steps=setup.warmup, total_steps=setup.steps)
+        set_learning_rate(self.optimizer, lr)
         result = self._gradients(crops)
+        self.untried = False
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
         z1, z2 = result.unit_ND.chunk(2)
@@ -209,15 +222,33 @@ class _Training:
         )
         self.step += 1
 
+    def _skip(self, unreadable: list[tuple[str, str]]) -> None:
+        """Remember what could not be read; raises ImageError where that is too much to go on."""
+        for path, why in unreadable:
+            if path not in self.skipped:
+                self.skipped[path] = why
+                self.note(f"skipped {path}: {why}")
+        images, limit = len(self.setup.dataset.paths), self.config.unreadable_limit
+        if len(self.skipped) > limit * images:
+            path, why = next(iter(self.skipped.items()))
+            raise ImageError(
+                f"{self.setup.data}: {len(self.skipped)} of its {images} images cannot be read, more than the share of {limit:g} "
+                f"that unreadable_limit allows ({path}: {why}). Mend them, or raise it with --set."
+            )
+
     def _gradients(self, crops: Crops) -> Contrast:
         """Fill every w.grad. Where memory runs out, the chunk is halved and the step begun again."""
         while True:
             try:
                 return self._try_gradients(crops)
             except (RuntimeError, MemoryError) as exc:
-                if not memory.is_out_of_memory(exc):
+                if memory.is_out_of_memory(exc):
+                    todo = self._halve_chunk
+                elif self.untried:
+                    todo = partial(self._do_without_compiling, reason(exc))
+                else:
                     raise
-            self._halve_chunk()  # here, where nothing holds the tensors of the try any more
+            todo()  # here, where nothing holds the tensors of the try any more
 
     def _try_gradients(self, crops: Crops) -> Contrast:
         batch = Batch(
@@ -233,11 +264,23 @@ class _Training:
         return accumulate_gradients(
             self.model,
             batch,
-            contrast=partial(contrast, batch_size=self.batch_size, temperature=self.config.temperature),
+            contrast=partial(
+                contrast,
+                batch_size=self.batch_size,
+                temperature=self.config.temperature,
+                decoupled=self.config.loss == "dcl",
+                scale=self.config.loss_scale,
+            ),
             statistics=self.setup.statistics,
             precision=self.setup.precision,
             seed=_step_seed(self.config.seed, self.step),
         )
+
+    def _do_without_compiling(self, why: str) -> None:
+        self.optimizer.zero_grad(set_to_none=True)
+        do_not_compile(self.model)
+        self.untried = False
+        self.note(f"torch.compile failed ({why}); going on without it")
 
     def _halve_chunk(self) -> None:
         """Raises SimclrError where that cannot help, or would have to be agreed with processes that are in mid-step."""
@@ -281,6 +324,8 @@ class _Training:
             raise _WentWrong(self.step - 1, "left weights that are no numbers")
         digest = weights_sha256(self.model.state_dict())
         same = digest == distributed.from_first(digest)
+        for skipped in distributed.from_all(self.skipped):
+            self.skipped |= skipped
         distributed.together(partial(self._write, same_weights=same))
         self.start = None  # there is a checkpoint to go back to
 
@@ -293,7 +338,8 @@ class _Training:
         if not self.lead:
             return
         encoder = self.model.encoder
-        assert isinstance(encoder, nn.Module)
+        if self.skipped:
+            write_skipped(self.folder, self.skipped)
         info = EncoderInfo(
             name=self.config.encoder,
             small_stem=bool(self.config.small_stem),

@@ -11,8 +11,8 @@ from simclr.errors import ConfigError
 from simclr.pretrain.config import (
     Augmentation,
     PretrainConfig,
-    checkpoint_interval,
     from_toml,
+    interval,
     resolve_batch_size,
     to_toml,
     with_settings,
@@ -221,7 +221,7 @@ def test_one_image_is_too_few(batch_size):
     [(500, 500, math.inf), ("10min", None, 600.0), ("0.5min", None, 30.0), ("1 min", None, 60.0)],
 )
 def test_checkpoints_come_by_steps_or_by_minutes(every, steps, seconds):
-    assert checkpoint_interval(every) == (steps, seconds)
+    assert interval("checkpoint_every", every) == (steps, seconds)
 
 
 @pytest.mark.parametrize("every", [0, -3, "10", "often", "min", "-1min", "nanmin", "infmin", "10s"])

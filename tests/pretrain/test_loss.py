@@ -17,8 +17,8 @@ from simclr.pretrain.loss import nt_xent
 REFERENCE = Path(__file__).parent / "reference" / "nt_xent.npz"
 
 
-def loop_loss(z1: Tensor, z2: Tensor, temperature: float) -> float:
-    """Chen et al. 2020, eq. 1, one pair at a time in Python's floats."""
+def loop_loss(z1: Tensor, z2: Tensor, temperature: float, *, decoupled: bool = False) -> float:
+    """Chen et al. 2020, eq. 1, one pair at a time in Python's floats; decoupled, without the positive among the rivals."""
     rows = []
     for row in [*z1.double().tolist(), *z2.double().tolist()]:
         norm = max(math.sqrt(sum(x * x for x in row)), 1e-12)
@@ -30,9 +30,12 @@ def loop_loss(z1: Tensor, z2: Tensor, temperature: float) -> float:
             for j, other in enumerate(rows)
             if j != i
         }
+        positive = logits[(i + len(z1)) % len(rows)]
+        if decoupled:
+            del logits[(i + len(z1)) % len(rows)]
         highest = max(logits.values())
         total += highest + math.log(sum(math.exp(value - highest) for value in logits.values()))
-        total -= logits[(i + len(z1)) % len(rows)]
+        total -= positive
     return total / len(rows)
 
 
@@ -64,6 +67,27 @@ def test_loss_and_gradient_are_those_of_the_reference(case, dtype, tolerance):
 def test_the_loss_is_that_of_a_loop_over_pairs(images):
     z1, z2 = views(images)
     assert nt_xent(z1, z2, 0.3).item() == pytest.approx(loop_loss(z1, z2, 0.3), rel=1e-12, abs=1e-12)
+
+
+@pytest.mark.parametrize("images", [2, 5, 8])
+@pytest.mark.parametrize("elements", [1, 40, 1 << 20])
+def test_the_decoupled_loss_is_that_of_a_loop_without_the_positive(images, elements, monkeypatch):
+    """Whatever the blocks: a row each, a few, all."""
+    monkeypatch.setattr(loss_module, "_BLOCK_ELEMENTS", {"cpu": elements})
+    z1, z2 = views(images)
+    loss = nt_xent(z1, z2, 0.3, decoupled=True)
+    assert loss.item() == pytest.approx(loop_loss(z1, z2, 0.3, decoupled=True), rel=1e-12, abs=1e-12)
+    assert torch.autograd.gradcheck(lambda a, b: nt_xent(a, b, 0.3, decoupled=True), (z1, z2))
+
+
+def test_the_decoupled_loss_of_equal_rows_has_one_rival_less():
+    row = torch.tensor([[1.0, -2.0, 0.5]], dtype=torch.float64).expand(7, 3)
+    assert nt_xent(row, row, 0.1, decoupled=True).item() == pytest.approx(math.log(12), rel=1e-12)
+
+
+def test_one_image_has_no_decoupled_loss():
+    with pytest.raises(ValueError, match="at least 2"):
+        nt_xent(*views(1), decoupled=True)
 
 
 @pytest.mark.parametrize("images", [2, 7])

@@ -12,8 +12,9 @@ from simclr.pretrain import step as step_module
 from simclr.pretrain.batch import Batch
 from simclr.pretrain.config import Augmentation
 from simclr.pretrain.loss import nt_xent
+from simclr.pretrain.model import SimCLR
 from simclr.pretrain.norm import RunningStatistics
-from simclr.pretrain.step import accumulate_gradients, contrast
+from simclr.pretrain.step import Contrast, accumulate_gradients, contrast, contrast_and_classify
 
 STEP = 5
 
@@ -38,7 +39,9 @@ def small_model(*, dropout: float = 0.0) -> nn.Module:
     return nn.Sequential(*layers, nn.Linear(54, 8, bias=False), nn.BatchNorm1d(8)).double()
 
 
-def gradients(model: nn.Module, batch: Batch, count: int, **rest: Any) -> tuple[Tensor, list[Tensor]]:
+def gradients(
+    model: nn.Module, batch: Batch, count: int, contrast: Any = contrast, **rest: Any
+) -> tuple[Tensor, list[Tensor]]:
     model.zero_grad()
     found = accumulate_gradients(
         model,
@@ -149,7 +152,7 @@ def test_running_statistics_move_once_a_step():
     statistics = RunningStatistics(twin)
     with statistics.one_update():
         for company in range(len(batch.companies)):
-            with statistics.counting(batch.shares, company):
+            with statistics.counting(batch.shares[company]):
                 twin(batch.views(company))
     for (name, ours), theirs in zip(model.named_buffers(), twin.buffers(), strict=True):
         assert torch.equal(ours, theirs), name
@@ -177,3 +180,85 @@ def test_half_precision_projections_are_contrasted_in_float32():
     assert found.loss.dtype == found.unit_ND.dtype == torch.float32
     assert found.grad_VD.dtype == torch.bfloat16
     torch.testing.assert_close(found.loss, expected)
+
+
+# ---- the loss's other forms, and the online classifier
+
+
+@pytest.mark.parametrize("chunk", [16, 4])
+def test_the_decoupled_loss_has_the_gradient_of_one_graph(chunk):
+    model, batch = small_model(), batch_of(16, chunk)
+    loss, found = gradients(model, batch, 16, partial(contrast, decoupled=True))
+    model.zero_grad()
+    parts = []
+    for company in range(len(batch.companies)):
+        torch.manual_seed(7 + company)
+        parts.append(model(batch.views(company)))
+    z1, z2 = torch.cat(parts)[torch.cat(batch.companies).argsort()].chunk(2)
+    expected = nt_xent(z1, z2, 0.2, decoupled=True)
+    expected.backward()
+    assert loss.item() == pytest.approx(expected.item(), rel=1e-12)
+    for a, w in zip(found, model.parameters(), strict=True):
+        torch.testing.assert_close(a, w.grad, rtol=1e-9, atol=1e-12)
+
+
+def test_a_scale_multiplies_the_gradient_and_not_the_loss():
+    model, batch = small_model(), batch_of(16, 16)
+    loss, once = gradients(model, batch, 16)
+    same, twice = gradients(model, batch, 16, partial(contrast, scale=2.0))
+    assert same == loss
+    for a, b in zip(once, twice, strict=True):
+        torch.testing.assert_close(b, 2 * a, rtol=1e-12, atol=0)
+
+
+def classified(chunk: int) -> tuple[SimCLR, Contrast]:
+    """16 images of 3 classes, two without; one step's gradients."""
+    torch.manual_seed(1)
+    encoder = nn.Sequential(nn.Conv2d(3, 6, 3, stride=2), nn.BatchNorm2d(6), nn.ReLU(), nn.Flatten())
+    model = SimCLR(encoder, width=54, out=8, classes=3).double()
+    nn.init.normal_(model.classifier.weight)
+    found = accumulate_gradients(
+        model, batch_of(16, chunk),
+        contrast=lambda out: contrast_and_classify(
+            out, LABELS, batch_size=16, width=8, contrast=partial(contrast, batch_size=16, temperature=0.2)
+        ),
+        statistics=RunningStatistics(model), precision=contextlib.nullcontext, seed=7,
+    )  # fmt: skip
+    return model, found
+
+
+LABELS = torch.tensor([0, 1, 2, -1, 0, 1, 2, 0, 1, 2, 0, 1, 2, -1, 0, 1])
+
+
+@pytest.mark.parametrize("chunk", [16, 4])
+def test_the_online_classifier_gets_the_gradient_of_its_cross_entropy(chunk):
+    """Over all views that have a class, divided by all views; and it counts what it has right."""
+    model, found = classified(chunk)
+    twin, _ = classified(chunk)
+    batch, features = batch_of(16, chunk), torch.empty(32, 54, dtype=torch.float64)
+    for company, rows in enumerate(batch.companies):
+        features[rows] = twin.encoder(batch.views(company)).detach()
+    logits = twin.classifier(features)
+    labels = LABELS.repeat(2)
+    known = labels >= 0
+    twin.zero_grad()
+    (nn.functional.cross_entropy(logits[known], labels[known], reduction="sum") / 32).backward()
+    torch.testing.assert_close(
+        model.classifier.weight.grad, twin.classifier.weight.grad, rtol=1e-5, atol=1e-8
+    )
+    torch.testing.assert_close(model.classifier.bias.grad, twin.classifier.bias.grad, rtol=1e-5, atol=1e-8)
+    assert found.classified.tolist() == [int((logits.argmax(1) == labels).sum()), 28]
+
+
+def test_the_online_classifier_never_moves_the_encoder():
+    """Encoder and head have the gradient that they have without it."""
+    model, _ = classified(16)
+    alone = SimCLR(model.encoder, width=54, out=8).double()
+    alone.head.load_state_dict(model.head.state_dict())
+    expected = dict(
+        zip([n for n, _ in alone.named_parameters()], gradients(alone, batch_of(16, 16), 16)[1], strict=True)
+    )
+    again, _ = classified(16)
+    for name, w in again.named_parameters():
+        if not name.startswith("classifier"):
+            torch.testing.assert_close(w.grad, expected[name], rtol=1e-12, atol=1e-14)

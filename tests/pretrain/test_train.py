@@ -69,8 +69,8 @@ def change(config: PretrainConfig, **settings: Any) -> PretrainConfig:
 
 
 def keep(notes: list[str]) -> Callable[[str], None]:
-    """Collects notes, but for what a step needs of memory, which every run says."""
-    return lambda line: None if line.startswith("memory: ") else notes.append(line)
+    """Collects notes, but for what a step and a cache need of memory, which every run says."""
+    return lambda line: None if line.startswith(("memory: ", "cache: ")) else notes.append(line)
 
 
 def metrics_of(folder: Path) -> list[tuple[float, ...]]:
@@ -149,7 +149,7 @@ def test_the_saved_settings_are_those_of_the_run_with_nothing_left_open(config, 
     folder = run(change(config, batch_size=None, small_stem=None), out=tmp_path / "run")
     path = folder / "config.toml"
     assert from_toml(path.read_text(), where=path) == change(
-        config, batch_size=16, small_stem=False, chunk=16
+        config, batch_size=16, small_stem=False, chunk=16, cache="ram"
     )
 
 
