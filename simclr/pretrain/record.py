@@ -48,6 +48,7 @@ class Recorder:
                 break
             self.curves.add(line)
             keep = end
+        self.curves.start()
         if self.path.exists():
             os.truncate(self.path, keep)
         self._file: TextIO = open(self.path, "a", encoding="utf-8", newline="\n")
@@ -62,7 +63,9 @@ class Recorder:
         if self._board is not None:
             for name, x in metrics.items():
                 if name != "step" and x is not None:
-                    self._board.add_scalar(f"{GROUPS.get(name, 'other')}/{name}", x, int(metrics["step"] or 0))
+                    self._board.add_scalar(
+                        f"{GROUPS.get(name, 'other')}/{name}", x, int(metrics["step"] or 0)
+                    )
 
     def sync(self) -> None:
         """What is written so far survives a power cut."""

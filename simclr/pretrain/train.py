@@ -29,7 +29,9 @@ from simclr.pretrain.data import Crops, batches
 from simclr.pretrain.guard import CollapseWatch, covariance, effective_rank, spread, what_is_wrong
 from simclr.pretrain.launch import FAILED_ELSEWHERE, go_on, is_watched, launcher_is_gone
 from simclr.pretrain.monitor import contrastive_scores
-from simclr.pretrain.record import Recorder, write_report
+from simclr.pretrain.page import About
+from simclr.pretrain.record import Recorder
+from simclr.pretrain.report import Report
 from simclr.pretrain.run_folder import new_run
 from simclr.pretrain.schedule import learning_rate, peak_learning_rate, warmup_steps
 from simclr.pretrain.setup import Setup, device_and_dtype, prepare
@@ -303,9 +305,14 @@ class _Training:
             parents=self.parents | {"step": self.step},
         )
         save_encoder(self.folder, encoder, info)
-        title = f"{self.folder.name}: step {self.step} of {self.setup.steps}"
-        write_report(self.folder, title=title, settings=to_toml(self.config), note=self.say)
         assert self.recorder is not None
+        about = About(
+            title=self.folder.name,
+            settings=to_toml(self.config),
+            total_steps=self.setup.steps,
+            batch_size=self.batch_size,
+        )
+        Report(self.folder, self.recorder.curves, about).write(live=self.step < self.setup.steps)
         self.recorder.sync()  # before the checkpoint that takes its steps as done
         save_checkpoint(
             self.folder / "checkpoints",
