@@ -57,7 +57,7 @@ figcaption span {{ font-weight: 400; font-size: .82rem; color: var(--soft); }}
 figcaption i {{ display: inline-block; width: .9rem; height: .2rem; border-radius: 1px; vertical-align: middle; margin-right: .35rem; }}
 svg {{ display: block; width: 100%; height: auto; overflow: hidden; }}
 .tick {{ font: 11px system-ui, sans-serif; fill: var(--soft); }}
-.over {{ paint-order: stroke; stroke: var(--card); stroke-width: 3px; }}
+.over {{ paint-order: stroke; stroke: var(--card); stroke-width: 2.5px; stroke-opacity: .7; }}
 .grid {{ stroke: var(--edge); fill: none; }}
 .level {{ stroke: var(--soft); stroke-dasharray: 4 3; fill: none; }}
 polyline {{ fill: none; stroke-linejoin: round; }}
