@@ -36,19 +36,19 @@ def test_a_long_curve_has_few_points_that_are_means_of_neighbouring_values(count
 
 def test_a_single_spike_among_many_values_is_still_there():
     values = [1.0] * 50_000
-    values[31_000] = 99.0
+    values[31_000], values[41_001] = 99.0, -7.0
     assert max(value for _, value in curve_of(values).extremes()) == 99
-    assert min(value for _, value in curve_of(values).extremes()) == 1
+    assert min(value for _, value in curve_of(values).extremes()) == -7
 
 
 def test_rates_are_averaged_by_their_time():
-    """Of two steps of 1 s and 3 s the speed is 2 steps in 4 s, not the mean of 1 and 1/3."""
-    curve = Curve()
+    """Of two steps of 1 s and 3 s the speed is 2 steps in 4 s, not the mean of 1 and 1/3; so with the share of waiting."""
+    curves = Curves()
     for step in range(2 * POINTS):
-        seconds = (1.0, 3.0)[step % 2]
-        curve.add(step, 1 / seconds, weight=seconds)
-    assert {value for _, value in curve.means()} == {0.5}
-    assert curve.smooth()[POINTS // 2][1] == pytest.approx(0.5)
+        curves.add({"step": step, "seconds": (1.0, 3.0)[step % 2], "waited": (0.0, 2.0)[step % 2]})
+    for name in ("rate", "waiting"):
+        assert [value for _, value in curves.by_name[name].means()] == pytest.approx([0.5] * POINTS)
+        assert curves.by_name[name].smooth()[POINTS // 2][1] == pytest.approx(0.5)
 
 
 def test_smoothing_averages_a_fiftieth_and_leaves_a_straight_line_straight():
