@@ -40,7 +40,7 @@ class Batch:
         self._draws = draw(seed, step, batch_size=batch_size, augmentation=augmentation)
         self._here = [views_here(company, images=images, batch_size=batch_size) for company in drawn]
         self._first, self._batch_size, self._mean, self._std = images.start, batch_size, mean, std
-        self.companies = [_on(pixels.device, rows) for rows in self._here]
+        self.companies = [on_device(rows, pixels.device) for rows in self._here]
         """For each company, the numbers of its views among the 2b here."""
         self.shares = [len(company) / (2 * batch_size) for company in drawn]
         """Each company's part of the whole batch."""
@@ -58,7 +58,7 @@ class Batch:
         return ((torch.cat(made) - self._mean) / self._std).contiguous(memory_format=torch.channels_last)
 
 
-def _on(device: torch.device, rows: NDArray[np.int64]) -> Tensor:
+def on_device(rows: NDArray[np.int64], device: torch.device) -> Tensor:
     """Copied without waiting for the device."""
     tensor = torch.from_numpy(rows)
     return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor

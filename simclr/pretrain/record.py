@@ -1,21 +1,38 @@
-"""What a run leaves to look at: `metrics.jsonl`, TensorBoard events, `report.html`.
+"""What a run writes down each step: `metrics.jsonl` and TensorBoard events.
 
 metrics.jsonl holds each step exactly once, also after kills: a resumed run first cuts off the steps that it is
-going to do again.
+going to do again. Knows no step's meaning: it takes whatever numbers come.
 """
 
-import base64
-import html
 import json
+import math
 import os
-from collections.abc import Callable
-from io import BytesIO
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, TextIO
 
-from simclr.artifacts import write_atomically
+from simclr.pretrain.curves import Curves
 
 METRICS_FILE = "metrics.jsonl"
+
+GROUPS = {
+    "loss": "loss",
+    "top1": "contrast",
+    "entropy": "contrast",
+    "alignment": "projections",
+    "uniformity": "projections",
+    "rank": "projections",
+    "spread": "projections",
+    "knn": "accuracy",
+    "probe": "accuracy",
+    "probe_eval": "accuracy",
+    "lr": "optimiser",
+    "grad_norm": "optimiser",
+    "seconds": "cost",
+    "waited": "cost",
+    "memory": "cost",
+}
+"""Where TensorBoard shows a number; others under `other`."""
 
 
 class Recorder:
@@ -23,19 +40,32 @@ class Recorder:
 
     def __init__(self, folder: Path, *, first_step: int, note: Callable[[str], None]) -> None:
         self.path = folder / METRICS_FILE
-        kept = [line for line in read_metrics(folder) if line["step"] < first_step]
-        text = "".join(json.dumps(line) + "\n" for line in kept)
-        write_atomically(self.path, lambda temporary: temporary.write_text(text))
-        self._file: TextIO = open(self.path, "a", encoding="utf-8")
+        self.curves = Curves()
+        """Of all steps so far."""
+        keep = 0
+        for line, end in _whole_lines(self.path):
+            if line["step"] >= first_step:
+                break
+            self.curves.add(line)
+            keep = end
+        self.curves.start()
+        if self.path.exists():
+            os.truncate(self.path, keep)
+        self._file: TextIO = open(self.path, "a", encoding="utf-8", newline="\n")
         self._board = _tensorboard(folder, first_step, note)
 
-    def write(self, metrics: dict[str, float]) -> None:
-        self._file.write(json.dumps(metrics) + "\n")
+    def write(self, metrics: Mapping[str, float | None]) -> None:
+        """`step` and any numbers. What is no number becomes null: JSON has no word for it."""
+        line = {name: x if x is not None and math.isfinite(x) else None for name, x in metrics.items()}
+        self._file.write(json.dumps(line) + "\n")
         self._file.flush()
+        self.curves.add(line)
         if self._board is not None:
-            for name, value in metrics.items():
-                if name != "step":
-                    self._board.add_scalar(name, value, int(metrics["step"]))
+            for name, x in metrics.items():
+                if name != "step" and x is not None:
+                    self._board.add_scalar(
+                        f"{GROUPS.get(name, 'other')}/{name}", x, int(metrics["step"] or 0)
+                    )
 
     def sync(self) -> None:
         """What is written so far survives a power cut."""
@@ -47,51 +77,42 @@ class Recorder:
             self._board.close()
 
 
-def read_metrics(folder: Path) -> list[dict[str, float]]:
+def read_metrics(folder: Path) -> list[dict[str, Any]]:
     """The complete lines of metrics.jsonl, oldest first; a line torn by a kill is left out."""
-    path = folder / METRICS_FILE
+    return [line for line, _ in _whole_lines(folder / METRICS_FILE)]
+
+
+def words(newest: Mapping[str, float]) -> str:
+    """A few words for a progress line: `loss 4.383  top-1 24.5%  kNN 51.2%  waiting 3%`. Numbers that are not there are left out."""
+    found = []
+    for name, label, form in (
+        ("loss", "loss", ".3f"),
+        ("top1", "top-1", ".1%"),
+        ("knn", "kNN", ".1%"),
+        ("probe_eval", "probe", ".1%"),
+    ):
+        if name in newest:
+            found.append(f"{label} {newest[name]:{form}}")
+    if newest.get("seconds", 0) > 0 and newest.get("waited", 0) >= 0.01 * newest["seconds"]:
+        found.append(f"waiting {newest['waited'] / newest['seconds']:.0%}")
+    return "  ".join(found)
+
+
+def _whole_lines(path: Path) -> Iterator[tuple[dict[str, Any], int]]:
+    """Each line, and where in the file it ends, up to the first that a kill or a power cut has torn."""
     if not path.exists():
-        return []
-    lines = []
-    for line in path.read_text(encoding="utf-8").splitlines():
-        try:
-            lines.append(json.loads(line))
-        except ValueError:
-            break
-    return lines
-
-
-def write_report(folder: Path, *, title: str, settings: str, note: Callable[[str], None]) -> None:
-    """`report.html`: loss, contrastive top-1 and learning rate over steps, and the settings; one file."""
-    try:
-        from matplotlib.figure import Figure
-    except ImportError:
-        note(
-            "matplotlib is not installed, so there is no report.html. Run: pip install 'simclr-toolkit[train]'"
-        )
         return
-    metrics = read_metrics(folder)
-    steps = [line["step"] for line in metrics]
-    figure = Figure(figsize=(12, 3.6), layout="constrained")
-    panels = (("loss", "NT-Xent loss"), ("top1", "contrastive top-1"), ("lr", "learning rate"))
-    for axes, (key, label) in zip(figure.subplots(1, 3), panels, strict=True):
-        axes.plot(steps, [line[key] for line in metrics], linewidth=1)
-        axes.set(title=label, xlabel="step")
-        axes.grid(alpha=0.3)
-        if key == "top1":
-            axes.set_ylim(0, 1)
-    picture = BytesIO()
-    figure.savefig(picture, format="png", dpi=110)
-    encoded = base64.b64encode(picture.getvalue()).decode()
-    page = (
-        f'<!doctype html><html lang="en"><meta charset="utf-8"><title>{html.escape(title)}</title>'
-        "<style>body{font:16px/1.5 system-ui,sans-serif;max-width:72rem;margin:2rem auto;padding:0 1rem}"
-        "img{max-width:100%}pre{background:#f4f4f4;padding:1rem;overflow:auto}</style>"
-        f"<h1>{html.escape(title)}</h1>"
-        f'<img alt="loss, contrastive top-1 and learning rate over {len(steps)} steps" '
-        f'src="data:image/png;base64,{encoded}"><h2>Settings</h2><pre>{html.escape(settings)}</pre></html>\n'
-    )
-    write_atomically(folder / "report.html", lambda temporary: temporary.write_text(page, encoding="utf-8"))
+    end = 0
+    with open(path, "rb") as file:
+        for raw in file:
+            end += len(raw)
+            try:
+                line = json.loads(raw)
+            except ValueError:
+                return
+            if not raw.endswith(b"\n") or not isinstance(line, dict):
+                return
+            yield line, end
 
 
 def _tensorboard(folder: Path, first_step: int, note: Callable[[str], None]) -> Any:

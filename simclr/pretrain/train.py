@@ -21,9 +21,10 @@ from simclr.cpus import available_cpus
 from simclr.encoder import save_encoder, weights_sha256
 from simclr.errors import ImageError, SimclrError, reason
 from simclr.pretrain import distributed, memory
-from simclr.pretrain.batch import Batch
+from simclr.pretrain.batch import Batch, on_device
 from simclr.pretrain.cache import ImageCache, fill_cache
 from simclr.pretrain.checkpoint import TrainingState, newest_whole_checkpoint, save_checkpoint
+from simclr.pretrain.clock import Clock, InputWatch, peak_memory
 from simclr.pretrain.compiling import compiles, do_not_compile
 from simclr.pretrain.config import PretrainConfig, interval, to_toml
 from simclr.pretrain.data import Crops, batches
@@ -31,12 +32,20 @@ from simclr.pretrain.guard import CollapseWatch, covariance, effective_rank, spr
 from simclr.pretrain.launch import FAILED_ELSEWHERE, go_on, is_watched, launcher_is_gone
 from simclr.pretrain.monitor import contrastive_scores
 from simclr.pretrain.optimizer import set_learning_rate
-from simclr.pretrain.record import Recorder, write_report
+from simclr.pretrain.page import About
+from simclr.pretrain.quality import alignment, gradient_norm, uniformity
+from simclr.pretrain.record import Recorder, words
+from simclr.pretrain.report import Report
 from simclr.pretrain.run_folder import new_run
 from simclr.pretrain.schedule import learning_rate
 from simclr.pretrain.setup import Setup, device_and_dtype, prepare, write_config
 from simclr.pretrain.skipped import read_skipped, write_skipped
-from simclr.pretrain.step import Contrast, accumulate_gradients, contrast
+from simclr.pretrain.step import (
+    Contrast,
+    accumulate_gradients,
+    contrast,
+    contrast_and_classify,
+)
 from simclr.stopping import stop_requests
 
 _LOOK_EVERY = 10
@@ -98,6 +107,20 @@ def _begin(setup: Setup) -> None:
         write_config(setup.config, setup.folder)
 
 
+class _Every:
+    """Says when something is due that comes every so many steps, or minutes."""
+
+    def __init__(self, name: str, every: int | str) -> None:
+        self.steps, self.seconds = interval(name, every)
+        self.last = time.monotonic()
+
+    def due(self, step: int) -> bool:
+        due = self.steps is not None and step % self.steps == 0
+        if time.monotonic() - self.last > self.seconds:
+            due, self.last = True, time.monotonic()
+        return due
+
+
 class _WentWrong(Exception):
     """The loss of a step cannot be trusted."""
 
@@ -131,8 +154,11 @@ class _Training:
         self.std = torch.tensor(setup.recipe.std, device=setup.device).view(1, 3, 1, 1)
         self.watch = CollapseWatch(self.batch_size)
         self.skipped = read_skipped(self.folder)
+        self.clock = Clock(setup.device)
+        self.input_watch = InputWatch(self.workers, _own_cpus(), in_ram=setup.cache is not None)
         self.pending: list[dict[str, Any]] = []
         self.recorder: Recorder | None = None
+        self.report: Report | None = None
         self.went_back = False
         self.start: TrainingState | None = self.state(copied=True)
 
@@ -152,28 +178,33 @@ class _Training:
 
     def go(self) -> None:
         """Train to the end. A loss that cannot be trusted sends the run back to its last checkpoint, a second one ends it."""
-        every, seconds = interval("checkpoint_every", self.config.checkpoint_every)
         gpu = self.setup.device.type == "cuda"
         with stop_requests() as stop:
             while self.step < self.setup.steps:
-                self.recorder = (
-                    Recorder(self.folder, first_step=self.step, note=self.say) if self.lead else None
-                )
+                if self.lead:
+                    self.recorder = Recorder(self.folder, first_step=self.step, note=self.say)
+                    self.report = Report(self.folder, self.recorder.curves, self._about())
                 loader = self._batches()
-                saved, saved_at = self.step, time.monotonic()
-                self.step_began = time.perf_counter()
+                saves = _Every("checkpoint_every", self.config.checkpoint_every)
+                looks = _Every("eval_every", self.config.eval_every or max(1, self.setup.steps // 10))
+                saved = self.step
                 try:
                     while self.step < self.setup.steps:
-                        self._step(next(loader))
-                        if not gpu or len(self.pending) >= _LOOK_EVERY:
+                        with self.clock.waiting():
+                            crops = next(loader)
+                        self._step(crops)
+                        self.clock.done()
+                        last = self.step == self.setup.steps
+                        stopped, save, look = distributed.any_of(
+                            stop.is_set() or launcher_is_gone(), last or saves.due(self.step), last or looks.due(self.step)
+                        )
+                        if look and self.setup.evaluation is not None:
+                            self._evaluate()
+                        if not gpu or save or stopped or len(self.pending) >= _LOOK_EVERY:
                             self._record()
-                        due = every is not None and self.step % every == 0
-                        due |= self.step == self.setup.steps or time.monotonic() - saved_at > seconds
-                        stopped, due = distributed.any_of(stop.is_set() or launcher_is_gone(), due)
-                        if (stopped or due) and saved != self.step:
-                            self._record()
+                        if (save or stopped) and saved != self.step:
                             self._save()
-                            saved, saved_at = self.step, time.monotonic()
+                            saved = self.step
                         if stopped:
                             self.say(
                                 f"stopped after step {self.step} of {self.setup.steps}. {go_on(self.folder)}"
@@ -183,7 +214,8 @@ class _Training:
                     self._go_back(wrong)
                 finally:
                     loader.close()
-                    if self.recorder is not None:
+                    if self.recorder is not None and self.report is not None:
+                        self.report.write(live=False)
                         self.recorder.close()
 
     def _batches(self) -> Generator[Crops, None, None]:
@@ -204,22 +236,17 @@ class _Training:
         set_learning_rate(self.optimizer, lr)
         result = self._gradients(crops)
         self.untried = False
+        size = gradient_norm(self.model.parameters())
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
         z1, z2 = result.unit_ND.chunk(2)
         images = distributed.share(self.batch_size)
         scores = contrastive_scores(z1, z2, temperature=self.config.temperature, images=images)
-        began, self.step_began = self.step_began, time.perf_counter()
-        self.pending.append(
-            {
-                "step": self.step,
-                "loss": result.loss,
-                "scores": distributed.add_up(scores) / self.batch_size,
-                "covariance": covariance(result.unit_ND) if self.step % _LOOK_EVERY == 0 else None,
-                "lr": lr,
-                "seconds": self.step_began - began,
-            }
-        )
+        sums = scores if result.classified is None else torch.cat([scores, result.classified])
+        kept = {"step": self.step, "loss": result.loss, "sums": distributed.add_up(sums), "grad_norm": size, "lr": lr}
+        if self.step % _LOOK_EVERY == 0:
+            kept |= {"covariance": covariance(result.unit_ND), "alignment": alignment(z1, z2), "uniformity": uniformity(z1)}
+        self.pending.append(kept)
         self.step += 1
 
     def _skip(self, unreadable: list[tuple[str, str]]) -> None:
@@ -261,16 +288,25 @@ class _Training:
             mean=self.mean,
             std=self.std,
         )
+        compare = partial(
+            contrast,
+            batch_size=self.batch_size,
+            temperature=self.config.temperature,
+            decoupled=self.config.loss == "dcl",
+            scale=self.config.loss_scale,
+        )
+        if self.setup.labels is not None:
+            compare = partial(
+                contrast_and_classify,
+                labels_b=on_device(self.setup.labels[crops.index], self.setup.device),
+                batch_size=self.batch_size,
+                width=self.config.head_out,
+                contrast=compare,
+            )
         return accumulate_gradients(
             self.model,
             batch,
-            contrast=partial(
-                contrast,
-                batch_size=self.batch_size,
-                temperature=self.config.temperature,
-                decoupled=self.config.loss == "dcl",
-                scale=self.config.loss_scale,
-            ),
+            contrast=compare,
             statistics=self.setup.statistics,
             precision=self.setup.precision,
             seed=_step_seed(self.config.seed, self.step),
@@ -298,24 +334,66 @@ class _Training:
 
     # ---- what is kept
 
+    def _evaluate(self) -> None:
+        """On the labelled images, by the first process; the others wait for it at their next exchange."""
+        assert self.setup.evaluation is not None
+        if self.lead:
+            setup = self.setup
+            self.pending[-1]["accuracy"] = setup.evaluation.accuracy(self.model, setup.device, setup.dtype)
+
     def _record(self) -> None:
         """Read back what the device has finished: the one place where the loop itself waits for it."""
         while self.pending:
             kept = self.pending.pop(0)
-            step, loss, (top1, entropy) = kept["step"], kept["loss"].item(), kept["scores"].tolist()
+            step, loss = kept["step"], kept["loss"].item()
             wrong = what_is_wrong(loss, batch_size=self.batch_size, temperature=self.config.temperature)
             if wrong:
                 raise _WentWrong(step, wrong)
+            right, entropy, *classified = kept["sums"].tolist()
+            top1, entropy = right / self.batch_size, entropy / self.batch_size
             line = {"step": step, "loss": loss, "top1": top1, "entropy": entropy, "lr": kept["lr"]}
-            if kept["covariance"] is not None:
-                line["rank"], line["spread"] = effective_rank(kept["covariance"]), spread(kept["covariance"])
-                alarm = self.watch.look(rank=line["rank"], spread=line["spread"], entropy=entropy)
-                if alarm:
-                    self.say(f"warning: step {step}: {alarm}")
-            if self.recorder is not None:
-                self.recorder.write(line | {"seconds": kept["seconds"]})
-                words = f"loss {loss:.3f}  top-1 {top1:.1%}{'  COLLAPSED' if self.watch.said else ''}"
-                self.progress((step + 1) * self.batch_size, self.setup.steps * self.batch_size, words)
+            line["grad_norm"] = kept["grad_norm"].item()
+            if classified:
+                line["probe"] = classified[0] / max(1.0, classified[1])
+            if "covariance" in kept:
+                line |= self._look(step, kept, entropy)
+            line |= kept.get("accuracy", {})
+            spent = self.clock.pop()
+            if bound := self.input_watch.look(spent):
+                self._warn(step, bound)
+            if self.recorder is not None and self.report is not None:
+                self.recorder.write(line | {"seconds": spent.seconds, "waited": spent.waited})
+                self.report.maybe()
+                said = words(self.recorder.curves.newest()) + ("  COLLAPSED" if self.watch.said else "")
+                self.progress((step + 1) * self.batch_size, self.setup.steps * self.batch_size, said)
+
+    def _look(self, step: int, kept: dict[str, Any], entropy: float) -> dict[str, float]:
+        """The numbers of every tenth step, and a warning where they say that projections have collapsed."""
+        rank, even = effective_rank(kept["covariance"]), spread(kept["covariance"])
+        if alarm := self.watch.look(rank=rank, spread=even, entropy=entropy):
+            self._warn(step, alarm)
+        return {
+            "rank": rank,
+            "spread": even,
+            "alignment": kept["alignment"].item(),
+            "uniformity": kept["uniformity"].item(),
+            "memory": peak_memory(self.setup.device),
+        } | ({"skipped": len(self.skipped)} if self.skipped else {})
+
+    def _warn(self, step: int, what: str) -> None:
+        """To the person at the keyboard, and on the page."""
+        self.say(f"warning: step {step}: {what}")
+        if self.report is not None:
+            self.report.say(step, what)
+
+    def _about(self) -> About:
+        return About(
+            title=self.folder.name,
+            settings=to_toml(self.config),
+            total_steps=self.setup.steps,
+            batch_size=self.batch_size,
+            dimensions=self.config.head_out,
+        )
 
     def _save(self) -> None:
         """The checkpoint comes last: a kill in between means doing these steps again, not an old encoder."""
@@ -349,8 +427,6 @@ class _Training:
             parents=self.parents | {"step": self.step},
         )
         save_encoder(self.folder, encoder, info)
-        title = f"{self.folder.name}: step {self.step} of {self.setup.steps}"
-        write_report(self.folder, title=title, settings=to_toml(self.config), note=self.say)
         assert self.recorder is not None
         self.recorder.sync()  # before the checkpoint that takes its steps as done
         save_checkpoint(
@@ -383,7 +459,10 @@ class _Training:
         assert state is not None
         self.went_back = True
         self.restore(state)
+        self.clock = Clock(self.setup.device)  # without the steps that were in flight
         self.say(f"warning: {found}. Going back to step {self.step}, once")
+        if self.report is not None:
+            self.report.say(wrong.step, f"the loss {wrong}; went back to step {self.step}")
 
 
 def _own_cpus() -> int:

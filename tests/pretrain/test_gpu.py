@@ -1,6 +1,7 @@
 """What only a GPU can show; elsewhere these skip."""
 
 import contextlib
+import time
 from functools import partial
 
 import pytest
@@ -9,6 +10,7 @@ import torch
 from simclr.encoder import build_encoder, feature_width
 from simclr.pretrain import memory
 from simclr.pretrain.batch import Batch
+from simclr.pretrain.clock import Clock, peak_memory
 from simclr.pretrain.config import Augmentation
 from simclr.pretrain.guard import covariance
 from simclr.pretrain.lars import LARS, lars_groups
@@ -16,6 +18,7 @@ from simclr.pretrain.loss import nt_xent
 from simclr.pretrain.model import SimCLR
 from simclr.pretrain.monitor import contrastive_scores
 from simclr.pretrain.norm import RunningStatistics
+from simclr.pretrain.quality import alignment, gradient_norm, uniformity
 from simclr.pretrain.step import Contrast, accumulate_gradients, contrast
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs an NVIDIA GPU")
@@ -102,3 +105,52 @@ def test_what_a_view_costs_is_measured_on_the_gpu():
 
     need = memory.measure(model, forward, image_size=SIZE, projection=16)
     assert need.per_view * 256 == pytest.approx(memory._peak(model, forward, 256), rel=0.2)
+
+
+def test_a_gpus_step_is_timed_without_waiting_for_it():
+    """Loading takes 0.3 s a step, the work less: the rest of it is waiting, and nothing waits for the GPU until read."""
+    device = torch.device("cuda", torch.cuda.current_device())
+    clock = Clock(device)
+    torch.cuda._sleep(1)
+    torch.cuda.synchronize()
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        for _ in range(3):
+            with clock.waiting():
+                time.sleep(0.3)
+            torch.cuda._sleep(200_000_000)  # cycles: 0.1 to 0.2 s on cards of 1 to 2 GHz
+            clock.done()
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    torch.cuda.synchronize()
+    times = [clock.pop() for _ in range(3)]
+    for seconds, waited in times[1:]:
+        work = seconds - waited
+        assert 0.05 < work < 0.3
+        assert seconds == pytest.approx(0.3, abs=0.03)
+        assert waited == pytest.approx(0.3 - work, abs=0.03)
+
+
+def test_alignment_uniformity_and_gradient_norm_never_wait_for_the_gpu():
+    z1, z2 = torch.randn(2, 4096, 128, device="cuda")
+    model = model_on("cuda")
+    for w in model.parameters():
+        w.grad = torch.ones_like(w)
+    alignment(z1, z2), uniformity(z1), gradient_norm(model.parameters())
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        numbers = [alignment(z1, z2), uniformity(z1), gradient_norm(model.parameters())]
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    assert [number.device.type for number in numbers] == ["cuda"] * 3
+    assert float(numbers[0]) == pytest.approx(float(alignment(z1.cpu(), z2.cpu())), rel=1e-5)
+    assert float(numbers[1]) == pytest.approx(float(uniformity(z1.cpu())), rel=1e-4)
+
+
+def test_peak_memory_is_that_of_tensors_on_the_gpu():
+    device = torch.device("cuda", torch.cuda.current_device())
+    torch.cuda.reset_peak_memory_stats(device)
+    before = peak_memory(device)
+    torch.zeros(2**28, dtype=torch.uint8, device=device)  # given back at once
+    assert peak_memory(device) - before <= 2**28
+    assert peak_memory(device) >= 2**28

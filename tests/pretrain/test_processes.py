@@ -39,7 +39,7 @@ def config_for(photos: Path, **settings: Any) -> PretrainConfig:
 
 def work(config: PretrainConfig, out: Path, resume: bool) -> None:
     """What each process does; its notes and how it ended go to a file of its own."""
-    train_module.write_report = lambda *args, **rest: None  # drawing it takes longer than the training here
+    train_module.Report.write = lambda *args, **rest: None  # drawing it takes longer than the training here
     log = out.parent / f"{out.name}.rank{os.environ['RANK']}"
     with open(log, "w") as file:
 

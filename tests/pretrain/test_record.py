@@ -1,12 +1,13 @@
-"""metrics.jsonl, TensorBoard events and report.html."""
+"""metrics.jsonl, TensorBoard events, and words for a progress line."""
 
 import json
+import math
 import sys
 from pathlib import Path
 
 import pytest
 
-from simclr.pretrain.record import Recorder, read_metrics, write_report
+from simclr.pretrain.record import Recorder, read_metrics, words
 
 
 def line(step: int) -> dict[str, float]:
@@ -75,8 +76,12 @@ def test_tensorboard_shows_each_number_at_its_step(tmp_path):
 
     write(tmp_path, range(3))
     events = EventAccumulator(str(tmp_path / "tensorboard")).Reload()
-    assert sorted(events.Tags()["scalars"]) == ["loss", "lr", "seconds", "top1"]
-    assert [(event.step, event.value) for event in events.Scalars("loss")] == [(0, 5.0), (1, 4.0), (2, 3.0)]
+    assert sorted(events.Tags()["scalars"]) == ["contrast/top1", "cost/seconds", "loss/loss", "optimiser/lr"]
+    assert [(event.step, event.value) for event in events.Scalars("loss/loss")] == [
+        (0, 5.0),
+        (1, 4.0),
+        (2, 3.0),
+    ]
 
 
 def test_without_tensorboard_the_run_goes_on_and_says_how_to_get_it(tmp_path, monkeypatch):
@@ -88,21 +93,49 @@ def test_without_tensorboard_the_run_goes_on_and_says_how_to_get_it(tmp_path, mo
     ]
 
 
-def test_the_report_is_one_file_that_says_title_and_settings(tmp_path):
-    write(tmp_path, range(3))
-    write_report(tmp_path, title="run <1>", settings='data = "a&b"', note=pytest.fail)
-    page = (tmp_path / "report.html").read_text()
-    assert "<h1>run &lt;1&gt;</h1>" in page
-    assert "<pre>data = &quot;a&amp;b&quot;</pre>" in page
-    assert 'src="data:image/png;base64,iVBOR' in page
-    assert 'alt="loss, contrastive top-1 and learning rate over 3 steps"' in page
+def test_any_number_is_taken(tmp_path):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    recorder = Recorder(tmp_path, first_step=0, note=pytest.fail)
+    recorder.write({"step": 0, "mood": 3.0, "knn": 0.5})
+    recorder.write({"step": 1, "knn": None})
+    recorder.close()
+    assert read_metrics(tmp_path) == [{"step": 0, "mood": 3.0, "knn": 0.5}, {"step": 1, "knn": None}]
+    events = EventAccumulator(str(tmp_path / "tensorboard")).Reload()
+    assert sorted(events.Tags()["scalars"]) == ["accuracy/knn", "other/mood"]
 
 
-def test_without_matplotlib_there_is_no_report_and_a_note_says_how_to_get_it(tmp_path, monkeypatch):
-    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
-    notes: list[str] = []
-    write_report(tmp_path, title="run", settings="", note=notes.append)
-    assert notes == [
-        "matplotlib is not installed, so there is no report.html. Run: pip install 'simclr-toolkit[train]'"
-    ]
-    assert not (tmp_path / "report.html").exists()
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+def test_what_is_no_number_is_null_since_json_has_no_word_for_it(tmp_path, value):
+    recorder = Recorder(tmp_path, first_step=0, note=pytest.fail)
+    recorder.write({"step": 0, "loss": 5.0, "grad_norm": value})
+    recorder.close()
+    assert (tmp_path / "metrics.jsonl").read_text() == '{"step": 0, "loss": 5.0, "grad_norm": null}\n'
+
+
+def test_a_line_without_its_end_is_torn_even_if_it_reads_well(tmp_path):
+    write(tmp_path, range(2))
+    with open(tmp_path / "metrics.jsonl", "a") as file:
+        file.write(json.dumps(line(2)))
+    assert read_metrics(tmp_path) == [line(0), line(1)]
+    write(tmp_path, range(2, 4))
+    assert read_metrics(tmp_path) == [line(step) for step in range(4)]
+
+
+def test_the_curves_of_a_resumed_run_go_on_where_it_was_cut(tmp_path):
+    write(tmp_path, range(5))
+    recorder = Recorder(tmp_path, first_step=3, note=pytest.fail)
+    assert recorder.curves.by_name["loss"].means() == [(0, 5), (1, 4), (2, 3)]
+    recorder.write(line(3))
+    recorder.close()
+    assert recorder.curves.by_name["loss"].means() == [(0, 5), (1, 4), (2, 3), (3, 2)]
+    assert recorder.curves.steps == 4
+
+
+def test_progress_is_said_in_the_numbers_that_there_are():
+    newest = {"step": 9, "loss": 4.3834, "top1": 0.245}
+    assert words({}) == ""
+    assert words(newest) == "loss 4.383  top-1 24.5%"
+    newest |= {"seconds": 2.0, "waited": 0.06, "knn": 0.512, "probe_eval": 0.48}
+    assert words(newest) == "loss 4.383  top-1 24.5%  kNN 51.2%  probe 48.0%  waiting 3%"
+    assert "waiting" not in words(newest | {"waited": 0.01})
