@@ -132,7 +132,7 @@ def _from_folders(root: Path, classes: tuple[str, ...] | None) -> Labelled:
     flat = [path for path in paths if "/" not in path]
     if flat:
         raise ConfigError(
-            f"{root}: {len(flat)} images lie directly in it ({flat[0]}), so that their class is unknown. {_FORMS}."
+            f"{root}: {len(flat)} of its images lie directly in it ({flat[0]}), so that their class is unknown. {_FORMS}."
         )
     names = [path.split("/", 1)[0] for path in paths]
     return _numbered(root, paths, names, classes)

@@ -98,9 +98,9 @@ def test_a_tables_images_may_lie_in_images(tmp_path):
 @pytest.mark.parametrize(
     ("files", "said"),
     [
-        (["1.png", "2.png"], "2 images lie directly in it (1.png)"),
+        (["1.png", "2.png"], "2 of its images lie directly in it (1.png)"),
         (["cat/1.png"], "one class only (cat)"),
-        (["train/1.png", "train/2.png", "test/cat/1.png"], "2 images lie directly in it (1.png)"),
+        (["train/1.png", "train/2.png", "test/cat/1.png"], "2 of its images lie directly in it (1.png)"),
         (["train/cat/1.png", "train/dog/1.png", "test/cat/1.png", "test/eel/1.png"], "are not among those to train on (eel)"),
         (["test/cat/1.png", "test/dog/1.png"], "has test/ but no train/ beside it"),
     ],
