@@ -274,3 +274,55 @@ def test_a_reader_that_has_read_enough_is_no_error():
         assert doctor.stdout.readline().startswith("simclr")
         doctor.stdout.close()
         assert doctor.stderr.read() == ""
+
+
+@pytest.fixture
+def encoder_folder(tmp_path) -> Path:
+    """An untrained encoder, as `simclr pretrain` leaves one."""
+    from simclr.artifacts import EncoderInfo
+    from simclr.encoder import build_encoder, save_encoder, weights_sha256
+    from simclr.preprocess import Recipe
+
+    folder = tmp_path / "run"
+    folder.mkdir()
+    encoder = build_encoder("test_resnet")
+    digest = weights_sha256(encoder.state_dict())
+    info = EncoderInfo(
+        name="test_resnet", small_stem=False, width=encoder.num_features, weights_sha256=digest, recipe=Recipe(size=16)
+    )  # fmt: skip
+    save_encoder(folder, encoder, info)
+    return folder
+
+
+def test_probe_prints_one_line_and_says_where_it_is_kept(encoder_folder, photos):
+    words = ["probe", encoder_folder, "--data", photos, "--epochs", 1, "--workers", 0, "--device", "cpu"]
+    code, out, err = run(*words)
+    assert code == 0
+    assert re.fullmatch(
+        r"top-1 \d+\.\d %  \(2 held-out images, 2 classes, 100 % of labels, frozen encoder\)\n", out
+    )
+    assert f"kept in {encoder_folder / 'probe' / 'linear-100.json'}" in err
+    code, out, _ = run(*words, "--json", "--fine-tune", "--labels", 10)
+    line = json.loads(out)
+    assert (code, line["fine_tune"], line["labels"], line["train_images"]) == (0, True, 10, 2)
+    assert json.loads((encoder_folder / "probe/fine-tune-10.json").read_text()).items() > line.items()
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "said"),
+    [
+        (["--data", "photos/warm"], 2, "6 of its images lie directly in it"),
+        (["--data", "nowhere"], 1, "nowhere: no such folder"),
+        (["--data", "photos", "--labels", "7"], 2, "--labels 7: give 1, 10 or 100"),
+        ([], 2, "--data is missing"),
+    ],
+)
+def test_probe_says_what_is_wrong(encoder_folder, photos, tmp_path, words, code, said):
+    found, out, err = run("probe", encoder_folder, *words, cwd=tmp_path)
+    assert (found, out) == (code, "")
+    assert said in err and err.startswith("error: ")
+
+
+def test_probe_without_a_run_says_so(photos, tmp_path):
+    code, _, err = run("probe", "--data", photos, cwd=tmp_path)
+    assert code == 2 and "no run in it" in err

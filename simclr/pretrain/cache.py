@@ -13,11 +13,12 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import Dataset
 
 from simclr.errors import ConfigError, ImageError
 from simclr.images import decode
-from simclr.pretrain.data import Crops, TwoCrops, images_at, leave_signals_to_training
+from simclr.pretrain.data import Crops, TwoCrops, images_at
+from simclr.pretrain.in_workers import in_workers, slices
 from simclr.pretrain.views import crop_batch, crop_boxes, draw
 
 AUTO_SHARE = 0.25
@@ -136,13 +137,12 @@ def fill_cache(plan: CachePlan, dataset: TwoCrops, *, workers: int) -> ImageCach
     images = len(dataset.paths)
     pixels = torch.empty(images, plan.height, plan.width, 3, dtype=torch.uint8, device=plan.home)
     sizes, unreadable = np.zeros((images, 2), np.int64), []
-    loader = DataLoader(
+    decoded = in_workers(
         _Decoded(dataset, plan),
-        batch_size=None,
-        num_workers=workers if images > 4 * _SLICE else 0,
-        worker_init_fn=leave_signals_to_training,
+        slices(images, _SLICE),
+        workers=workers if images > 4 * _SLICE else 0,
     )
-    for number, (part, part_sizes, part_unreadable) in enumerate(loader):
+    for number, (part, part_sizes, part_unreadable) in enumerate(decoded):
         rows = slice(number * _SLICE, number * _SLICE + len(part))
         pixels[rows], sizes[rows] = part, part_sizes
         unreadable += part_unreadable
@@ -154,18 +154,13 @@ def fill_cache(plan: CachePlan, dataset: TwoCrops, *, workers: int) -> ImageCach
 
 
 class _Decoded(Dataset[tuple[Tensor, NDArray[np.int64], list[tuple[str, str]]]]):
-    """Slices of the listing: pixels (n, H, W, 3), sizes (n, 2; 0 where unreadable), and what is unreadable."""
+    """Maps (start, stop) to those images of the listing: pixels (n, H, W, 3), sizes (n, 2; 0 where unreadable), and what is unreadable."""
 
     def __init__(self, dataset: TwoCrops, plan: CachePlan) -> None:
         self.dataset, self.plan = dataset, plan
 
-    def __len__(self) -> int:
-        return -(-len(self.dataset.paths) // _SLICE)
-
-    def __getitem__(self, number: int) -> tuple[Tensor, NDArray[np.int64], list[tuple[str, str]]]:
-        if not 0 <= number < len(self):
-            raise IndexError(number)
-        rows = range(number * _SLICE, min((number + 1) * _SLICE, len(self.dataset.paths)))
+    def __getitem__(self, item: tuple[int, int]) -> tuple[Tensor, NDArray[np.int64], list[tuple[str, str]]]:
+        rows = range(*item)
         pixels = np.zeros((len(rows), self.plan.height, self.plan.width, 3), np.uint8)
         sizes, unreadable = np.zeros((len(rows), 2), np.int64), []
         shape = self.plan.width, self.plan.height

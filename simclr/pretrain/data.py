@@ -5,21 +5,22 @@ s*B .. (s+1)*B of the endless sequence of permutations. So a resumed run needs o
 """
 
 import math
-import signal
-from collections.abc import Generator, Iterator
+from collections.abc import Generator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, Sampler
+from torch.utils.data import Dataset
 
-from simclr.errors import ImageError, SimclrError, reason
+from simclr.errors import ImageError
 from simclr.images import decode
 from simclr.pretrain.config import Augmentation
+from simclr.pretrain.in_workers import in_workers, slices
 from simclr.pretrain.views import crop, crop_boxes, draw
 from simclr.sources import read
 
@@ -147,32 +148,19 @@ class TwoCrops(Dataset[Crops | ImageError]):
         return [crop(image, tuple(box * scale), self.size) for box in boxes(width, height)]
 
 
-class _Slices(Sampler[tuple[int, int, int]]):
+class _Slices(Sequence[tuple[int, int, int]]):
+    """(step, start, stop) of every slice of the batches of these steps, in order."""
+
     def __init__(self, steps: range, images: range) -> None:
-        self.steps, self.images = steps, images
+        self._steps = steps
+        self._parts = [(images.start + a, images.start + b) for a, b in slices(len(images), _SLICE)]
 
-    def __iter__(self) -> Iterator[tuple[int, int, int]]:
-        for step in self.steps:
-            for start in range(self.images.start, self.images.stop, _SLICE):
-                yield step, start, min(start + _SLICE, self.images.stop)
+    def __len__(self) -> int:
+        return len(self._steps) * len(self._parts)
 
-
-def _told_of_dead_workers(loader: DataLoader[Crops | ImageError]) -> Iterator[Crops | ImageError]:
-    try:
-        yield from loader
-    except RuntimeError as exc:
-        if "DataLoader worker" not in str(exc):
-            raise
-        raise SimclrError(
-            f"a process that decodes images died ({reason(exc)}). If memory ran out, use fewer with --set workers=1; "
-            "then go on with --resume."
-        ) from exc
-
-
-def leave_signals_to_training(_: int) -> None:
-    """Terminals and schedulers signal workers, too; the training process alone decides when to stop."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    def __getitem__(self, number: Any) -> Any:
+        step, part = divmod(range(len(self))[number], len(self._parts))
+        return self._steps[step], *self._parts[part]
 
 
 def batches(
@@ -182,17 +170,9 @@ def batches(
 
     Raises ImageError if no image can be read, SimclrError if a worker dies.
     """
-    loader = DataLoader(
-        dataset,
-        batch_size=None,
-        sampler=_Slices(steps, images),
-        num_workers=workers,
-        prefetch_factor=2 if workers else None,
-        worker_init_fn=leave_signals_to_training,
-    )
     parts: list[Crops] = []
     gathered = 0
-    for part in _told_of_dead_workers(loader):
+    for part in in_workers(dataset, _Slices(steps, images), workers=workers):
         if isinstance(part, ImageError):
             raise part
         parts.append(part)

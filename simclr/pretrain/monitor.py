@@ -1,6 +1,7 @@
 """How good are the features while training?
 
-Shape letters: B = images in the batch, b = images of this process, D = projection width.
+Shape letters: B = images in the batch, D = projection or feature width; N = images with a known class, Q = images to be
+classified, C = classes.
 """
 
 import torch
@@ -9,6 +10,8 @@ from torch.nn import functional as F
 
 _BLOCK = 1024
 """Rows compared at a time: 1024 x B similarities."""
+_SIMILARITIES = 1 << 25
+"""Of queries with images of known class, held at a time: 128 MiB."""
 
 
 @torch.no_grad()
@@ -33,3 +36,40 @@ def contrastive_scores(
             entropy = -(log_share.exp() * log_share).sum(1)
             sums += torch.stack([right.float().sum(), entropy.sum()])
         return sums
+
+
+@torch.no_grad()
+def knn_accuracy(
+    bank_ND: Tensor,
+    bank_labels_N: Tensor,
+    queries_QD: Tensor | None = None,
+    labels_Q: Tensor | None = None,
+    *,
+    k: int = 20,
+    temperature: float = 0.07,
+) -> float:
+    """Share of queries whose class wins a vote of their k nearest, weighted exp(similarity / temperature).
+
+    Rows have unit length, labels count from 0, all on one device. Without queries each row of the bank is judged by the others.
+    Wu et al. 2018 (arXiv:1805.01978). As in `classify/knn.py`, the lowest of equal classes wins, and which of equally near rows at the
+    k-th place vote is left open.
+    """
+    alone = queries_QD is None or labels_Q is None  # the bank asks about itself
+    queries_QD, labels_Q = (
+        (bank_ND, bank_labels_N) if queries_QD is None or labels_Q is None else (queries_QD, labels_Q)
+    )
+    k = min(k, len(bank_ND) - alone)
+    known_N, right, classes = bank_labels_N.cpu(), 0, int(bank_labels_N.max()) + 1
+    block = max(1, min(_BLOCK, _SIMILARITIES // len(bank_ND)))
+    with torch.autocast(bank_ND.device.type, enabled=False):
+        for start in range(0, len(queries_QD), block):
+            similarity = queries_QD[start : start + block] @ bank_ND.T
+            if alone:
+                similarity.diagonal(start).fill_(-torch.inf)
+            top, nearest = similarity.topk(k, dim=1)
+            weight = ((top - top[:, :1]) / temperature).exp()
+            # on the CPU: the sums of float32 weights are exact in float64 and in one order, so that ties stay ties
+            votes = torch.zeros(len(top), classes, dtype=torch.float64)
+            votes.scatter_add_(1, known_N[nearest.cpu()], weight.cpu().double())
+            right += int((votes.argmax(1) == labels_Q[start : start + block].cpu()).sum())
+    return right / len(queries_QD)

@@ -12,7 +12,9 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from simclr.artifacts import write_atomically
@@ -25,6 +27,8 @@ from simclr.pretrain.checkpoint import TrainingState, newest_whole_checkpoint
 from simclr.pretrain.companies import companies_of_a_kind
 from simclr.pretrain.config import PretrainConfig, resolve_batch_size, to_toml
 from simclr.pretrain.data import TwoCrops
+from simclr.pretrain.evaluation import Evaluation
+from simclr.pretrain.labels import labels_of, read_labelled
 from simclr.pretrain.model import SimCLR, recompute_blocks
 from simclr.pretrain.norm import RunningStatistics, over_all_processes
 from simclr.pretrain.optimizer import build_optimizer
@@ -63,6 +67,10 @@ class Setup:
     """Of memory, by a step; None where the run is finished."""
     free: int
     """Bytes for it on the device."""
+    evaluation: Evaluation | None
+    """On labelled images, while training."""
+    labels: NDArray[np.int64] | None
+    """(N,) classes of the images for an online classifier, -1 where unknown; None without one."""
     statistics: RunningStatistics
     width: int
     """Of the encoder's features."""
@@ -113,9 +121,15 @@ def prepare(
     if state is None and config.weights:
         distributed.together(partial(_start_from, encoder, config.weights, say))
 
+    # ---- labels
+    recipe = default_recipe(config.encoder, image_size=config.image_size)
+    evaluation, (labels, classes) = distributed.together(
+        lambda: (_evaluation(config, recipe, say), _labels(config, data, paths, say))
+    )
+
     # ---- model and optimiser
     encoder.to(device)
-    plain = SimCLR(encoder, width=width, layers=config.head_layers, out=config.head_out)
+    plain = SimCLR(encoder, width=width, layers=config.head_layers, out=config.head_out, classes=len(classes))
     model = over_all_processes(plain, device).to(device).to(memory_format=torch.channels_last).train()
     batch_size, images = config.batch_size, len(paths)
     assert batch_size is not None
@@ -153,9 +167,11 @@ def prepare(
         cache=None,
         need=None,
         free=0,
+        evaluation=evaluation,
+        labels=labels,
         statistics=RunningStatistics(model),
         width=width,
-        recipe=default_recipe(config.encoder, image_size=config.image_size),
+        recipe=recipe,
         state=state,
     )
     if setup.finished:
@@ -233,9 +249,29 @@ def _settings_and_encoder(
     return paths, config, encoder
 
 
+def _evaluation(config: PretrainConfig, recipe: Recipe, say: Say) -> Evaluation | None:
+    """Only the first process evaluates."""
+    if config.eval is None or distributed.rank() != 0:
+        return None
+    return Evaluation(Path(config.eval), recipe, workers=config.workers, note=say)
+
+
+def _labels(
+    config: PretrainConfig, data: Path, paths: list[str], say: Say
+) -> tuple[NDArray[np.int64] | None, tuple[str, ...]]:
+    """The classes that the images' folders, or a labels.csv, give them; nothing without an online probe."""
+    if not config.online_probe:
+        return None, ()
+    labelled, _ = read_labelled(Path(config.data))
+    labels = labels_of(data, paths, labelled)
+    known = int((labels >= 0).sum())
+    say(f"online probe: {known:,} of {len(paths):,} images have one of {len(labelled.classes)} classes")
+    return labels, labelled.classes
+
+
 def _what_decides(config: PretrainConfig) -> str:
     """The settings that must be alike on all processes."""
-    return to_toml(dataclasses.replace(config, data="", device="", workers=None, threads=None))
+    return to_toml(dataclasses.replace(config, data="", device="", workers=None, threads=None, eval=None))
 
 
 def _check_group(config: PretrainConfig, encoder: nn.Module, *, same_data: bool, same_settings: bool) -> int:

@@ -28,6 +28,7 @@ from simclr.pretrain.clock import Clock, InputWatch, peak_memory
 from simclr.pretrain.compiling import compiles, do_not_compile
 from simclr.pretrain.config import PretrainConfig, interval, to_toml
 from simclr.pretrain.data import Crops, batches
+from simclr.pretrain.evaluation import Evaluation
 from simclr.pretrain.guard import CollapseWatch, covariance, effective_rank, spread, what_is_wrong
 from simclr.pretrain.launch import FAILED_ELSEWHERE, go_on, is_watched, launcher_is_gone
 from simclr.pretrain.monitor import contrastive_scores
@@ -184,7 +185,7 @@ class _Training:
                 if self.lead:
                     self.recorder = Recorder(self.folder, first_step=self.step, note=self.say)
                     self.report = Report(self.folder, self.recorder.curves, self._about())
-                loader = self._batches()
+                self.clock, loader = Clock(self.setup.device), self._batches()
                 saves = _Every("checkpoint_every", self.config.checkpoint_every)
                 looks = _Every("eval_every", self.config.eval_every or max(1, self.setup.steps // 10))
                 saved = self.step
@@ -196,10 +197,12 @@ class _Training:
                         self.clock.done()
                         last = self.step == self.setup.steps
                         stopped, save, look = distributed.any_of(
-                            stop.is_set() or launcher_is_gone(), last or saves.due(self.step), last or looks.due(self.step)
+                            stop.is_set() or launcher_is_gone(),
+                            last or saves.due(self.step),
+                            last or looks.due(self.step),
                         )
                         if look and self.setup.evaluation is not None:
-                            self._evaluate()
+                            self._evaluate(self.setup.evaluation)
                         if not gpu or save or stopped or len(self.pending) >= _LOOK_EVERY:
                             self._record()
                         if (save or stopped) and saved != self.step:
@@ -243,9 +246,19 @@ class _Training:
         images = distributed.share(self.batch_size)
         scores = contrastive_scores(z1, z2, temperature=self.config.temperature, images=images)
         sums = scores if result.classified is None else torch.cat([scores, result.classified])
-        kept = {"step": self.step, "loss": result.loss, "sums": distributed.add_up(sums), "grad_norm": size, "lr": lr}
+        kept = {
+            "step": self.step,
+            "loss": result.loss,
+            "sums": distributed.add_up(sums),
+            "grad_norm": size,
+            "lr": lr,
+        }
         if self.step % _LOOK_EVERY == 0:
-            kept |= {"covariance": covariance(result.unit_ND), "alignment": alignment(z1, z2), "uniformity": uniformity(z1)}
+            kept |= {
+                "covariance": covariance(result.unit_ND),
+                "alignment": alignment(z1, z2),
+                "uniformity": uniformity(z1),
+            }
         self.pending.append(kept)
         self.step += 1
 
@@ -334,12 +347,11 @@ class _Training:
 
     # ---- what is kept
 
-    def _evaluate(self) -> None:
+    def _evaluate(self, evaluation: Evaluation) -> None:
         """On the labelled images, by the first process; the others wait for it at their next exchange."""
-        assert self.setup.evaluation is not None
-        if self.lead:
-            setup = self.setup
-            self.pending[-1]["accuracy"] = setup.evaluation.accuracy(self.model, setup.device, setup.dtype)
+        self.pending[-1]["accuracy"] = evaluation.accuracy(
+            self.model.encoder, self.setup.device, self.setup.dtype
+        )
 
     def _record(self) -> None:
         """Read back what the device has finished: the one place where the loop itself waits for it."""
@@ -459,7 +471,6 @@ class _Training:
         assert state is not None
         self.went_back = True
         self.restore(state)
-        self.clock = Clock(self.setup.device)  # without the steps that were in flight
         self.say(f"warning: {found}. Going back to step {self.step}, once")
         if self.report is not None:
             self.report.say(wrong.step, f"the loss {wrong}; went back to step {self.step}")

@@ -1,4 +1,4 @@
-"""Contrastive top-1 and entropy against the reference's numbers and loops."""
+"""Contrastive top-1 and entropy against the reference's numbers and loops; kNN against its numpy twin."""
 
 from pathlib import Path
 
@@ -6,9 +6,11 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
+from simclr.classify.knn import knn_predict
 from simclr.pretrain import monitor
-from simclr.pretrain.monitor import contrastive_scores
+from simclr.pretrain.monitor import contrastive_scores, knn_accuracy
 
 REFERENCE = Path(__file__).parent / "reference" / "nt_xent.npz"
 
@@ -91,3 +93,69 @@ def test_parts_add_up_to_the_whole(similar):
     whole = contrastive_scores(*similar, temperature=0.1)
     parts = [contrastive_scores(*similar, temperature=0.1, images=r) for r in (range(13), range(13, 40))]
     torch.testing.assert_close(parts[0] + parts[1], whole)
+
+
+# ---- kNN
+
+
+@pytest.fixture
+def known() -> tuple[Tensor, Tensor]:
+    """300 unit vectors of 5 classes that overlap."""
+    torch.manual_seed(1)
+    labels = torch.randint(0, 5, (300,))
+    return F.normalize(torch.randn(300, 16) + 2 * torch.eye(5, 16)[labels], dim=1), labels
+
+
+@pytest.mark.parametrize(("k", "temperature"), [(1, 0.07), (20, 0.07), (20, 1.0), (1000, 0.07)])
+def test_knn_is_that_of_its_numpy_twin(known, k, temperature):
+    bank, labels = known[0][:200], known[1][:200]
+    queries, own = known[0][200:], known[1][200:]
+    twin = knn_predict(bank.numpy(), labels.numpy(), queries.numpy(), k=k, temperature=temperature)
+    expected = (twin == own.numpy()).mean()
+    assert 0.2 < expected < 1 or k == 1000
+    assert knn_accuracy(bank, labels, queries, own, k=k, temperature=temperature) == pytest.approx(expected)
+
+
+def test_equal_votes_go_to_the_lowest_class_as_in_the_twin():
+    bank, queries = torch.eye(4), torch.tensor([[0.5, 0.5, 0.5, 0.5], [0.8, 0.6, 0, 0], [0, 0.6, 0.8, 0]])
+    labels = torch.tensor([3, 1, 2, 1])
+    twin = knn_predict(bank.numpy(), labels.numpy(), queries.numpy(), k=2, temperature=0.1)
+    exact = torch.tensor(
+        [1, 3, 2]
+    )  # all rows are as near: any two vote, so only the other queries are settled
+    assert twin[1:].tolist() == exact[1:].tolist()
+    assert knn_accuracy(bank, labels, queries[1:], exact[1:], k=2, temperature=0.1) == 1
+    twin = knn_predict(bank.numpy(), labels.numpy(), queries[:1].numpy(), k=4)
+    assert twin.tolist() == [1]
+    two_each = torch.tensor([3, 1, 3, 1])
+    assert knn_predict(bank.numpy(), two_each.numpy(), queries[:1].numpy(), k=4).tolist() == [1]
+    assert knn_accuracy(bank, two_each, queries[:1], torch.tensor([1]), k=4) == 1
+    assert knn_accuracy(bank, two_each, queries[:1], torch.tensor([3]), k=4) == 0
+
+
+def test_without_queries_each_row_is_judged_by_the_others(known):
+    vectors, labels = known
+    right = 0
+    for i in range(len(vectors)):
+        others = np.delete(np.arange(len(vectors)), i)
+        twin = knn_predict(vectors[others].numpy(), labels[others].numpy(), vectors[i : i + 1].numpy(), k=5)
+        right += int(twin[0] == labels[i])
+    assert knn_accuracy(vectors, labels, k=5) == pytest.approx(right / len(vectors))
+    assert knn_accuracy(vectors, labels, vectors, labels, k=1) == 1  # where each finds itself
+
+
+@pytest.mark.parametrize("limit", ["_BLOCK", "_SIMILARITIES"])
+def test_the_blocks_of_knn_change_nothing(known, monkeypatch, limit):
+    whole = knn_accuracy(*known), knn_accuracy(*known, *known, k=3)
+    monkeypatch.setattr(monitor, limit, 7 if limit == "_BLOCK" else 7 * 300)
+    assert (knn_accuracy(*known), knn_accuracy(*known, *known, k=3)) == whole
+
+
+def test_similarities_are_never_more_than_a_block(monkeypatch):
+    seen = []
+    topk = Tensor.topk
+    monkeypatch.setattr(Tensor, "topk", lambda t, *a, **k: seen.append(t.numel()) or topk(t, *a, **k))
+    monkeypatch.setattr(monitor, "_SIMILARITIES", 1000)
+    bank = F.normalize(torch.randn(90, 4), dim=1)
+    knn_accuracy(bank, torch.arange(90) % 3)
+    assert max(seen) <= 1000 and len(seen) == 9
