@@ -19,7 +19,7 @@ from simclr.free_memory import UNKNOWN, free_memory
 
 NEEDS = {
     "search and embed": ("cpu", ("onnxruntime", "faiss-cpu", "pyarrow", "simplejpeg", "pillow")),
-    "pretrain and export": ("train", ("torch", "torchvision", "timm", "onnx", "onnxscript", "tensorboard", "matplotlib")),
+    "pretrain and export": ("train", ("torch", "torchvision", "timm", "onnx", "onnxscript", "tensorboard")),
     "classify": ("classify", ("scikit-learn",)),
     "serve": ("serve", ("fastapi", "uvicorn", "python-multipart", "prometheus-client")),
     "HEIC": ("heif", ("pillow-heif",)),
