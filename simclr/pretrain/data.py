@@ -8,6 +8,7 @@ import signal
 from collections.abc import Generator, Iterator
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +21,7 @@ from simclr.errors import ImageError, SimclrError, reason
 from simclr.images import decode
 from simclr.pretrain.config import Augmentation
 from simclr.pretrain.views import crop, crop_box, draw
-from simclr.sources import read
+from simclr.sources import Collection
 
 _SLICE = 64
 """Images that one worker handles at a time: spreads a batch over the workers, and 19 MB of crops at 224 px are
@@ -60,15 +61,14 @@ class TwoCrops(Dataset[Crops | ImageError]):
 
     def __init__(
         self,
-        root: Path,
-        paths: list[str],
+        images: Collection,
         *,
         seed: int,
         batch_size: int,
         size: int,
         augmentation: Augmentation,
     ) -> None:
-        self.root, self.paths = root, np.array(paths)  # one array, not a million objects in every worker
+        self.images = images
         self.seed, self.batch_size, self.size, self.augmentation = seed, batch_size, size, augmentation
 
     def __getitem__(self, item: tuple[int, int, int]) -> Crops | ImageError:
@@ -91,9 +91,10 @@ class TwoCrops(Dataset[Crops | ImageError]):
         if isinstance(crops, ImageError):
             raise crops
         places = range(step * self.batch_size, (step + 1) * self.batch_size)
-        chosen = [image_at(place, seed=self.seed, images=len(self.paths)) for place in places]
+        names = self.images.names
+        chosen = [names[image_at(place, seed=self.seed, images=len(names))] for place in places]
         with open(path, "wb") as file:
-            np.savez(file, pixels=crops.pixels.numpy(), paths=self.paths[chosen])
+            np.savez(file, pixels=crops.pixels.numpy(), paths=np.array(chosen))
 
     def _fill(
         self,
@@ -103,22 +104,20 @@ class TwoCrops(Dataset[Crops | ImageError]):
         unreadable: list[tuple[str, str]],
     ) -> None:
         """Both crops of the image at `place`, or of the first readable one after it in the listing."""
-        first = image_at(place, seed=self.seed, images=len(self.paths))
-        for offset in range(len(self.paths)):
-            path = str(self.paths[(first + offset) % len(self.paths)])
+        count = len(self.images.names)
+        first = image_at(place, seed=self.seed, images=count)
+        for number in chain(range(first, count), range(first)):
             try:
-                image = decode(read(self.root, path)).image
+                image = decode(self.images.read(number)).image
             except ImageError as exc:
-                unreadable.append((path, str(exc)))
+                unreadable.append((self.images.names[number], str(exc)))
                 continue
             a = self.augmentation
             for view, u in zip(views, numbers, strict=True):
                 box = crop_box(*image.size, u, crop_min=a.crop_min, crop_ratio=a.crop_ratio)
                 view[:] = crop(image, box, self.size)
             return
-        raise ImageError(
-            f"{self.root}: none of its {len(self.paths)} images can be read ({unreadable[0][1]})."
-        )
+        raise ImageError(f"{self.images.name}: none of its {count} images can be read ({unreadable[0][1]}).")
 
 
 class _Slices(Sampler[tuple[int, int, int]]):

@@ -5,7 +5,6 @@ does this for itself, and all fail together if one does.
 """
 
 import dataclasses
-import hashlib
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -30,7 +29,7 @@ from simclr.pretrain.norm import RunningStatistics, over_all_processes
 from simclr.pretrain.run_folder import CONFIG_FILE, check_folder, saved_config
 from simclr.pretrain.schedule import total_steps
 from simclr.pretrain.weights import start_from
-from simclr.sources import list_images
+from simclr.sources import Collection, open_collection
 
 Say = Callable[[str], None]
 
@@ -78,14 +77,15 @@ def prepare(
     weights).
     """
     # ---- settings, images and encoder
-    data = Path(config.data)
+    source, data = config.data, Path(config.data)
     if (data / "train").is_dir():
         data = data / "train"
         say(f"reading {data}")
-    paths, config, encoder = distributed.together(
-        lambda: _settings_and_encoder(config, data, folder, resume=resume, say=say)
+        source = str(data)
+    images, config, encoder = distributed.together(
+        lambda: _settings_and_encoder(config, source, folder, resume=resume, say=say)
     )
-    data_sha256 = hashlib.sha256("\n".join(paths).encode()).hexdigest()
+    data_sha256 = images.sha256
     width = distributed.together(
         partial(
             _check_group,
@@ -98,7 +98,7 @@ def prepare(
 
     # ---- where a stopped run goes on; its checkpoint holds all weights, so that those it began with may be gone
     state = distributed.from_first(
-        distributed.together(lambda: _newest(folder, data, data_sha256, say) if resume else None)
+        distributed.together(lambda: _newest(folder, source, data_sha256, say) if resume else None)
     )
     if state is None and config.weights:
         distributed.together(partial(_start_from, encoder, config.weights, say))
@@ -114,8 +114,7 @@ def prepare(
         device=device,
         dtype=dtype,
         dataset=TwoCrops(
-            data,
-            paths,
+            images,
             seed=config.seed,
             batch_size=config.batch_size,
             size=config.image_size,
@@ -125,7 +124,7 @@ def prepare(
         data_sha256=data_sha256,
         batch_size=config.batch_size,
         chunk=config.batch_size,
-        steps=total_steps(len(paths), batch_size=config.batch_size, epochs=config.epochs),
+        steps=total_steps(len(images.names), batch_size=config.batch_size, epochs=config.epochs),
         model=model,
         optimizer=LARS(
             lars_groups(model, weight_decay=config.weight_decay), lr=0.0, momentum=config.momentum
@@ -174,12 +173,12 @@ def device_and_dtype(config: PretrainConfig) -> tuple[torch.device, torch.dtype]
 
 
 def _settings_and_encoder(
-    config: PretrainConfig, data: Path, folder: Path, *, resume: bool, say: Say
-) -> tuple[list[str], PretrainConfig, nn.Module]:
-    """The images' paths, the settings with all but `chunk` resolved, and the encoder with its first weights."""
-    paths = list_images(data)
-    batch_size = resolve_batch_size(config.batch_size, len(paths))
-    if config.batch_size is None and batch_size == len(paths):
+    config: PretrainConfig, source: str, folder: Path, *, resume: bool, say: Say
+) -> tuple[Collection, PretrainConfig, nn.Module]:
+    """The images, the settings with all but `chunk` resolved, and the encoder with its first weights."""
+    images = open_collection(source, note=say)
+    batch_size = resolve_batch_size(config.batch_size, len(images.names))
+    if config.batch_size is None and batch_size == len(images.names):
         say(f"batch size {batch_size}: all images of this set")
     small_stem = config.small_stem
     if small_stem is None:
@@ -190,7 +189,7 @@ def _settings_and_encoder(
     encoder = build_encoder(config.encoder, small_stem=small_stem)
     if config.recompute:
         recompute_blocks(encoder, config.encoder)
-    return paths, config, encoder
+    return images, config, encoder
 
 
 def _what_decides(config: PretrainConfig) -> str:
@@ -222,14 +221,14 @@ def _start_from(encoder: nn.Module, weights: str, say: Say) -> None:
         say(line)
 
 
-def _newest(folder: Path, data: Path, data_sha256: str, say: Say) -> TrainingState | None:
+def _newest(folder: Path, source: str, data_sha256: str, say: Say) -> TrainingState | None:
     """The state to go on from, on the first process; None where there is none, and on the others."""
     if distributed.rank() != 0:
         return None
     state = newest_whole_checkpoint(folder / "checkpoints", note=say)
     if state is not None and state.data_sha256 != data_sha256:
         raise ConfigError(
-            f"{data}: its images are not those that {folder} was started on. Restore them, or use a new --out."
+            f"{source}: its images are not those that {folder} was started on. Restore them, or use a new --out."
         )
     return state
 

@@ -105,7 +105,7 @@ class _Training:
         self.progress, self.note, self.say = progress, note, say
         self.lead = distributed.rank() == 0
         self.chunk, self.step = setup.chunk, 0
-        images, config = len(setup.dataset.paths), setup.config
+        images, config = len(setup.dataset.images.names), setup.config
         self.warmup = warmup_steps(
             images, batch_size=self.batch_size, epochs=config.epochs * config.warmup_fraction
         )
