@@ -29,6 +29,7 @@ bench: $(INSTALLED)  ## measure against the peers; reports land in benchmarks/
 	$(BIN)/python benchmarks/nt_xent.py
 	$(BIN)/python benchmarks/chunked.py
 	$(BIN)/python benchmarks/embed_cpu.py
+	$(BIN)/python benchmarks/scan.py
 
 $(INSTALLED): pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv

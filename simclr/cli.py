@@ -119,7 +119,13 @@ def demo(
 @app.command()
 def pretrain(
     data: Annotated[
-        Path | None, typer.Option(help="Folder of images, searched recursively; its train/ if it has one.")
+        str | None,
+        typer.Option(
+            metavar="SOURCE",
+            help="Folder of images, searched recursively (its train/ if it has one); a list of files, one path a line "
+            "(.txt, .lst, .list); tar shards, as in 'shards/{000..099}.tar' or 'shards/*.tar'; or Parquet files. Also behind "
+            "a URL, such as 's3://bucket/{00..99}.tar'.",
+        ),
     ] = None,
     out: Annotated[Path | None, typer.Option(help="Run folder.  [default: runs/TIME-ENCODER]")] = None,
     encoder: Annotated[str | None, typer.Option(help="timm model name.  [default: resnet50]")] = None,

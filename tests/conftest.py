@@ -1,5 +1,6 @@
 """Small images, a fake encoder exported once, seeded vectors."""
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -39,6 +40,15 @@ def export_grid_colours(out: Path, *, gain: float = 1.0) -> Path:
         recipe=Recipe(size=16, crop=1.0, mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0)),
     )
     return write_export(model, info, out)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """No test reads or fills the user's own cache."""
+    with pytest.MonkeyPatch.context() as patch:
+        folder = tmp_path_factory.mktemp("cache")
+        patch.setenv("SIMCLR_CACHE", str(folder))
+        yield folder
 
 
 @pytest.fixture(scope="session")

@@ -18,7 +18,7 @@ LEAVES = {"errors", "cpus", "free_memory", "stopping"}
 MAY_IMPORT = {
     "images": set(),
     "preprocess": set(),
-    "sources": {"images"},
+    "sources": {"images", "artifacts"},
     "artifacts": {"preprocess"},
     "encoder": {"artifacts", "preprocess"},
     "runtime": {"images", "preprocess", "artifacts"},

@@ -68,7 +68,7 @@ def plan_cache(
         return None
     if mode == "gpu" and device.type != "cuda":
         raise ConfigError("cache gpu: this run is on the CPU. Use --cache ram.")
-    images = len(dataset.paths)
+    images = len(dataset)
     found = _sizes(dataset, np.unique(np.linspace(0, images - 1, _SAMPLE).astype(int)))
     one_size = len(found) == 1
     if not one_size and mode == "auto":
@@ -134,7 +134,7 @@ class ImageCache:
 
 def fill_cache(plan: CachePlan, dataset: TwoCrops, *, workers: int) -> ImageCache:
     """Decode every image. Raises ImageError if none can be read."""
-    images = len(dataset.paths)
+    images = len(dataset)
     pixels = torch.empty(images, plan.height, plan.width, 3, dtype=torch.uint8, device=plan.home)
     sizes, unreadable = np.zeros((images, 2), np.int64), []
     decoded = in_workers(
@@ -148,7 +148,9 @@ def fill_cache(plan: CachePlan, dataset: TwoCrops, *, workers: int) -> ImageCach
         unreadable += part_unreadable
     readable = np.flatnonzero(sizes[:, 0])
     if not len(readable):
-        raise ImageError(f"{dataset.root}: none of its {images} images can be read ({unreadable[0][1]}).")
+        raise ImageError(
+            f"{dataset.images.name}: none of its {images} images can be read ({unreadable[0][1]})."
+        )
     following = np.searchsorted(readable, np.arange(images)) % len(readable)
     return ImageCache(pixels, sizes, readable[following], unreadable)
 
@@ -166,9 +168,9 @@ class _Decoded(Dataset[tuple[Tensor, NDArray[np.int64], list[tuple[str, str]]]])
         shape = self.plan.width, self.plan.height
         for place, row in enumerate(rows):
             try:
-                image = decode(self.dataset.read(row)).image
+                image = decode(self.dataset.images.read(row)).image
             except ImageError as exc:
-                unreadable.append((str(self.dataset.paths[row]), str(exc)))
+                unreadable.append((self.dataset.images.names[row], str(exc)))
                 continue
             sizes[place] = image.size
             if image.size != shape:
@@ -182,7 +184,7 @@ def _sizes(dataset: TwoCrops, rows: NDArray[np.int64]) -> set[tuple[int, int]]:
     found = set()
     for row in rows:
         try:
-            found.add(decode(dataset.read(int(row))).image.size)
+            found.add(decode(dataset.images.read(int(row))).image.size)
         except ImageError:
             continue  # named when its turn comes
     return found

@@ -63,7 +63,8 @@ class PretrainConfig:
     """Everything that decides a pretraining run. Saved with the run, so that it can be repeated."""
 
     data: str
-    """Folder searched recursively; class folders mean nothing here."""
+    """Folder searched recursively, list of files, tar shards or Parquet files, here or behind a URL (docs/sources.md); class
+    folders mean nothing here."""
     encoder: str = "resnet50"
     """timm model name."""
     weights: str | None = None

@@ -8,6 +8,7 @@ import math
 from collections.abc import Generator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ from simclr.images import decode
 from simclr.pretrain.config import Augmentation
 from simclr.pretrain.in_workers import in_workers, slices
 from simclr.pretrain.views import crop, crop_boxes, draw
-from simclr.sources import read
+from simclr.sources import Collection
 
 _MARGIN = 1.5
 """A JPEG may be decoded at 1/2, 1/4 or 1/8 while the smaller crop keeps this many times its final pixels a side."""
@@ -70,15 +71,14 @@ class TwoCrops(Dataset[Crops | ImageError]):
 
     def __init__(
         self,
-        root: Path,
-        paths: list[str],
+        images: Collection,
         *,
         seed: int,
         batch_size: int,
         size: int,
         augmentation: Augmentation,
     ) -> None:
-        self.root, self.paths = root, np.array(paths)  # one array, not a million objects in every worker
+        self.images = images
         self.seed, self.batch_size, self.size, self.augmentation = seed, batch_size, size, augmentation
 
     def __getitem__(self, item: tuple[int, int, int]) -> Crops | ImageError:
@@ -88,7 +88,7 @@ class TwoCrops(Dataset[Crops | ImageError]):
         index = np.empty(stop - start, np.int64)
         unreadable: list[tuple[str, str]] = []
         first = step * self.batch_size
-        wanted = images_at(range(first + start, first + stop), seed=self.seed, images=len(self.paths))
+        wanted = images_at(range(first + start, first + stop), seed=self.seed, images=len(self))
         for place, row in enumerate(range(start, stop)):
             numbers = draws.crop[[row, row + self.batch_size]]
             try:
@@ -97,9 +97,9 @@ class TwoCrops(Dataset[Crops | ImageError]):
                 return error
         return Crops(torch.from_numpy(pixels), index, unreadable)
 
-    def read(self, number: int) -> bytes:
-        """The file of one image. Raises ImageError with the reason."""
-        return read(self.root, str(self.paths[number]))
+    def __len__(self) -> int:
+        """Images, whatever the slices."""
+        return len(self.images.names)
 
     def save(self, step: int, path: Path) -> None:
         """The whole batch of a step as an .npz: `pixels` as in Crops, `paths` in the order of its images."""
@@ -107,7 +107,11 @@ class TwoCrops(Dataset[Crops | ImageError]):
         if isinstance(crops, ImageError):
             raise crops
         with open(path, "wb") as file:
-            np.savez(file, pixels=crops.pixels.numpy(), paths=self.paths[crops.index])
+            np.savez(
+                file,
+                pixels=crops.pixels.numpy(),
+                paths=np.array([self.images.names[number] for number in crops.index.tolist()]),
+            )
 
     def _fill(
         self,
@@ -117,17 +121,15 @@ class TwoCrops(Dataset[Crops | ImageError]):
         unreadable: list[tuple[str, str]],
     ) -> int:
         """Both crops of this image, or of the first readable one after it in the listing; gives its number."""
-        for offset in range(len(self.paths)):
-            number = (first + offset) % len(self.paths)
-            path = str(self.paths[number])
+        for number in chain(range(first, len(self)), range(first)):
             try:
-                views[:] = self._crops(self.read(number), numbers)
+                views[:] = self._crops(self.images.read(number), numbers)
             except ImageError as exc:
-                unreadable.append((path, str(exc)))
+                unreadable.append((self.images.names[number], str(exc)))
                 continue
             return number
         raise ImageError(
-            f"{self.root}: none of its {len(self.paths)} images can be read ({unreadable[0][1]})."
+            f"{self.images.name}: none of its {len(self)} images can be read ({unreadable[0][1]})."
         )
 
     def _crops(self, data: bytes, numbers: NDArray[np.float32]) -> list[NDArray[np.uint8]]:

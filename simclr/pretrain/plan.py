@@ -31,7 +31,7 @@ def dry_run(config: PretrainConfig, folder: Path, *, resume: bool) -> tuple[str,
 
 
 def _steps(setup: Setup) -> str:
-    images = len(setup.dataset.paths)
+    images = len(setup.dataset)
     left = f"; {setup.state.step:,} are done" if setup.state else ""
     return (
         f"steps: {setup.steps:,} of {setup.batch_size:,} images: {setup.config.epochs} epochs of {images:,} images, "

@@ -5,7 +5,6 @@ does this for itself, and all fail together if one does.
 """
 
 import dataclasses
-import hashlib
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -35,7 +34,7 @@ from simclr.pretrain.optimizer import build_optimizer
 from simclr.pretrain.run_folder import CONFIG_FILE, check_folder, saved_config
 from simclr.pretrain.schedule import peak_learning_rate, total_steps, warmup_steps
 from simclr.pretrain.weights import start_from
-from simclr.sources import list_images
+from simclr.sources import Collection, open_collection
 
 Say = Callable[[str], None]
 
@@ -49,7 +48,6 @@ class Setup:
     dtype: torch.dtype
     """Of the encoder's arithmetic."""
     dataset: TwoCrops
-    data: Path
     data_sha256: str
     """Of the listing of images."""
     batch_size: int
@@ -96,14 +94,14 @@ def prepare(
     weights).
     """
     # ---- settings, images and encoder
-    data = Path(config.data)
-    if (data / "train").is_dir():
-        data = data / "train"
-        say(f"reading {data}")
-    paths, config, encoder = distributed.together(
-        lambda: _settings_and_encoder(config, data, folder, resume=resume, say=say)
+    source = config.data
+    if (Path(source) / "train").is_dir():
+        source = str(Path(source) / "train")
+        say(f"reading {source}")
+    images, config, encoder = distributed.together(
+        lambda: _settings_and_encoder(config, source, folder, resume=resume, say=say)
     )
-    data_sha256 = hashlib.sha256("\n".join(paths).encode()).hexdigest()
+    data_sha256 = images.sha256
     width = distributed.together(
         partial(
             _check_group,
@@ -116,7 +114,7 @@ def prepare(
 
     # ---- where a stopped run goes on; its checkpoint holds all weights, so that those it began with may be gone
     state = distributed.from_first(
-        distributed.together(lambda: _newest(folder, data, data_sha256, say) if resume else None)
+        distributed.together(lambda: _newest(folder, source, data_sha256, say) if resume else None)
     )
     if state is None and config.weights:
         distributed.together(partial(_start_from, encoder, config.weights, say))
@@ -124,19 +122,18 @@ def prepare(
     # ---- labels
     recipe = default_recipe(config.encoder, image_size=config.image_size)
     evaluation, (labels, classes) = distributed.together(
-        lambda: (_evaluation(config, recipe, say), _labels(config, data, paths, say))
+        lambda: (_evaluation(config, recipe, say), _labels(config, source, images, say))
     )
 
     # ---- model and optimiser
     encoder.to(device)
     plain = SimCLR(encoder, width=width, layers=config.head_layers, out=config.head_out, classes=len(classes))
     model = over_all_processes(plain, device).to(device).to(memory_format=torch.channels_last).train()
-    batch_size, images = config.batch_size, len(paths)
+    batch_size, count = config.batch_size, len(images.names)
     assert batch_size is not None
     peak = peak_learning_rate(config.base_lr, batch_size=batch_size, scaling=config.lr_scaling)
     dataset = TwoCrops(
-        data,
-        paths,
+        images,
         seed=config.seed,
         batch_size=batch_size,
         size=config.image_size,
@@ -148,11 +145,10 @@ def prepare(
         device=device,
         dtype=dtype,
         dataset=dataset,
-        data=data,
         data_sha256=data_sha256,
         batch_size=batch_size,
         chunk=batch_size,
-        steps=total_steps(images, batch_size=batch_size, epochs=config.epochs),
+        steps=total_steps(count, batch_size=batch_size, epochs=config.epochs),
         model=model,
         optimizer=build_optimizer(
             model,
@@ -163,7 +159,7 @@ def prepare(
             batch_size=batch_size,
         ),
         peak=peak,
-        warmup=warmup_steps(images, batch_size=batch_size, epochs=config.epochs * config.warmup_fraction),
+        warmup=warmup_steps(count, batch_size=batch_size, epochs=config.epochs * config.warmup_fraction),
         cache=None,
         need=None,
         free=0,
@@ -230,12 +226,12 @@ def device_and_dtype(config: PretrainConfig) -> tuple[torch.device, torch.dtype]
 
 
 def _settings_and_encoder(
-    config: PretrainConfig, data: Path, folder: Path, *, resume: bool, say: Say
-) -> tuple[list[str], PretrainConfig, nn.Module]:
-    """The images' paths, the settings with all but `chunk` resolved, and the encoder with its first weights."""
-    paths = list_images(data)
-    batch_size = resolve_batch_size(config.batch_size, len(paths))
-    if config.batch_size is None and batch_size == len(paths):
+    config: PretrainConfig, source: str, folder: Path, *, resume: bool, say: Say
+) -> tuple[Collection, PretrainConfig, nn.Module]:
+    """The images, the settings with all but `chunk` resolved, and the encoder with its first weights."""
+    images = open_collection(source, note=say)
+    batch_size = resolve_batch_size(config.batch_size, len(images.names))
+    if config.batch_size is None and batch_size == len(images.names):
         say(f"batch size {batch_size}: all images of this set")
     small_stem = config.small_stem
     if small_stem is None:
@@ -246,7 +242,7 @@ def _settings_and_encoder(
     encoder = build_encoder(config.encoder, small_stem=small_stem)
     if config.recompute:
         recompute_blocks(encoder, config.encoder)
-    return paths, config, encoder
+    return images, config, encoder
 
 
 def _evaluation(config: PretrainConfig, recipe: Recipe, say: Say) -> Evaluation | None:
@@ -257,15 +253,19 @@ def _evaluation(config: PretrainConfig, recipe: Recipe, say: Say) -> Evaluation 
 
 
 def _labels(
-    config: PretrainConfig, data: Path, paths: list[str], say: Say
+    config: PretrainConfig, source: str, images: Collection, say: Say
 ) -> tuple[NDArray[np.int64] | None, tuple[str, ...]]:
     """The classes that the images' folders, or a labels.csv, give them; nothing without an online probe."""
     if not config.online_probe:
         return None, ()
+    if not Path(source).is_dir():
+        raise ConfigError(
+            f"online_probe: {source} is no folder, and only a folder's images have classes here. Use --set online_probe=false."
+        )
     labelled, _ = read_labelled(Path(config.data))
-    labels = labels_of(data, paths, labelled)
+    labels = labels_of(Path(source), list(images.names), labelled)
     known = int((labels >= 0).sum())
-    say(f"online probe: {known:,} of {len(paths):,} images have one of {len(labelled.classes)} classes")
+    say(f"online probe: {known:,} of {len(labels):,} images have one of {len(labelled.classes)} classes")
     return labels, labelled.classes
 
 
@@ -298,14 +298,14 @@ def _start_from(encoder: nn.Module, weights: str, say: Say) -> None:
         say(line)
 
 
-def _newest(folder: Path, data: Path, data_sha256: str, say: Say) -> TrainingState | None:
+def _newest(folder: Path, source: str, data_sha256: str, say: Say) -> TrainingState | None:
     """The state to go on from, on the first process; None where there is none, and on the others."""
     if distributed.rank() != 0:
         return None
     state = newest_whole_checkpoint(folder / "checkpoints", note=say)
     if state is not None and state.data_sha256 != data_sha256:
         raise ConfigError(
-            f"{data}: its images are not those that {folder} was started on. Restore them, or use a new --out."
+            f"{source}: its images are not those that {folder} was started on. Restore them, or use a new --out."
         )
     return state
 

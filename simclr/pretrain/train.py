@@ -147,8 +147,8 @@ class _Training:
             setup.model.compile()
         self.parents = {
             "run": self.folder.name,
-            "data": setup.data.name,
-            "images": len(setup.dataset.paths),
+            "data": Path(setup.dataset.images.name).name,
+            "images": len(setup.dataset),
             "steps": setup.steps,
         }
         self.mean = torch.tensor(setup.recipe.mean, device=setup.device).view(1, 3, 1, 1)
@@ -268,11 +268,11 @@ class _Training:
             if path not in self.skipped:
                 self.skipped[path] = why
                 self.note(f"skipped {path}: {why}")
-        images, limit = len(self.setup.dataset.paths), self.config.unreadable_limit
+        images, limit = len(self.setup.dataset), self.config.unreadable_limit
         if len(self.skipped) > limit * images:
             path, why = next(iter(self.skipped.items()))
             raise ImageError(
-                f"{self.setup.data}: {len(self.skipped)} of its {images} images cannot be read, more than the share of {limit:g} "
+                f"{self.setup.dataset.images.name}: {len(self.skipped)} of its {images} images cannot be read, more than the share of {limit:g} "
                 f"that unreadable_limit allows ({path}: {why}). Mend them, or raise it with --set."
             )
 

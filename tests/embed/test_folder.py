@@ -547,7 +547,7 @@ def test_rows_below_a_folder_that_cannot_be_listed_are_kept(photos, embed, tmp_p
             raise OSError(5, "Input/output error")
         return real(path)
 
-    monkeypatch.setattr("simclr.sources.os.scandir", scandir)
+    monkeypatch.setattr("os.scandir", scandir)
     report = embed(photos)
     assert (report.kept, report.dropped, len(Store.open(tmp_path / "out.store"))) == (12, 0, 12)
     assert report.skipped == [(str(photos), "warm", "folder cannot be listed: Input/output error")]

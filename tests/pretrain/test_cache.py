@@ -12,14 +12,15 @@ from simclr.pretrain import cache as cache_module
 from simclr.pretrain.cache import CachePlan, fill_cache, plan_cache
 from simclr.pretrain.config import Augmentation
 from simclr.pretrain.data import Crops, TwoCrops, batches
+from simclr.sources import open_collection
 
 CPU = torch.device("cpu")
 PLENTY = {"device": CPU, "free": lambda device: 10**9}
 
 
 def dataset(folder: Path, *, size: int = 12) -> TwoCrops:
-    paths = sorted(path.name for path in folder.iterdir())
-    return TwoCrops(folder, paths, seed=3, batch_size=5, size=size, augmentation=Augmentation())
+    collection = open_collection(str(folder), note=print)
+    return TwoCrops(collection, seed=3, batch_size=5, size=size, augmentation=Augmentation())
 
 
 @pytest.fixture

@@ -14,11 +14,12 @@ from simclr.pretrain import data
 from simclr.pretrain.config import Augmentation
 from simclr.pretrain.data import Crops, TwoCrops, batches, images_at
 from simclr.pretrain.views import crop, crop_boxes, draw
+from simclr.sources import open_collection
 
 
 def dataset(folder: Path, *, batch_size: int = 6, size: int = 8, seed: int = 0) -> TwoCrops:
-    paths = sorted(path.name for path in folder.iterdir())
-    return TwoCrops(folder, paths, seed=seed, batch_size=batch_size, size=size, augmentation=Augmentation())
+    collection = open_collection(str(folder), note=print)
+    return TwoCrops(collection, seed=seed, batch_size=batch_size, size=size, augmentation=Augmentation())
 
 
 def all_batches(images: TwoCrops, steps: range, *, workers: int = 0) -> list[Crops]:
@@ -85,7 +86,7 @@ def test_crops_are_those_of_the_drawn_boxes(noise_photos):
     (batch,) = all_batches(images, range(4, 5))
     draws = draw(0, 4, batch_size=6, augmentation=Augmentation())
     for row in range(6):
-        path = noise_photos / images.paths[images_at(range(24 + row, 25 + row), seed=0, images=16)[0]]
+        path = noise_photos / images.images.names[images_at(range(24 + row, 25 + row), seed=0, images=16)[0]]
         with Image.open(path) as image:
             for view in range(2):
                 box = crop_box(40, 40, draws.crop[view * 6 + row], crop_min=0.08, crop_ratio=4 / 3)

@@ -7,9 +7,8 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from simclr import sources
 from simclr.errors import ImageError
-from simclr.sources import Found, Skipped, list_images, read, scan
+from simclr.sources import Found, Skipped, list_images, read, scan, walk
 
 
 def picture(path: Path, kind: str = "PNG") -> Path:
@@ -53,7 +52,7 @@ def test_the_order_is_not_that_of_the_file_system(tmp_path: Path, monkeypatch: p
             yield sorted(entries, key=lambda entry: entry.name, reverse=True)
 
     scandir = os.scandir
-    monkeypatch.setattr(sources.os, "scandir", backwards)
+    monkeypatch.setattr(walk.os, "scandir", backwards)
     assert list_images(tmp_path) == ["a.png", "b.png", "c.png"]
 
 
@@ -178,25 +177,25 @@ def test_a_folder_that_fails_to_list_does_not_end_the_walk(
         return scandir(folder)
 
     scandir = os.scandir
-    monkeypatch.setattr(sources.os, "scandir", fails)
+    monkeypatch.setattr(walk.os, "scandir", fails)
     assert list_images(tmp_path) == ["open/b.png"]
     assert reasons(tmp_path) == {"closed": "folder cannot be listed: Permission denied"}
 
 
 def test_a_missing_folder_is_an_error_that_names_it(tmp_path: Path) -> None:
-    with pytest.raises(ImageError, match=f"^{tmp_path}/gone: no such folder. Give a folder of images.$"):
+    with pytest.raises(ImageError, match=rf"^{tmp_path}/gone: no such folder. Give a folder of images.$"):
         list_images(tmp_path / "gone")
 
 
 def test_a_file_instead_of_a_folder_is_an_error_that_names_it(tmp_path: Path) -> None:
     path = picture(tmp_path / "a.png")
-    with pytest.raises(ImageError, match=f"^{path}: not a folder. Give a folder of images.$"):
+    with pytest.raises(ImageError, match=rf"^{path}: not a folder. Give a folder of images.$"):
         list_images(path)
 
 
 def test_a_folder_without_images_is_an_error_that_names_it(tmp_path: Path) -> None:
     (tmp_path / "notes.txt").write_text("hello")
-    with pytest.raises(ImageError, match=f"^{tmp_path}: no image found in it or below"):
+    with pytest.raises(ImageError, match=rf"^{tmp_path}: no image found in it or below"):
         list_images(tmp_path)
 
 
@@ -207,6 +206,6 @@ def test_a_file_that_vanished_after_listing_says_so(tmp_path: Path) -> None:
 
 def test_a_file_above_the_limit_is_not_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     picture(tmp_path / "a.png")
-    monkeypatch.setattr(sources, "FILE_LIMIT", 10)
+    monkeypatch.setattr(walk, "FILE_LIMIT", 10)
     with pytest.raises(ImageError, match=r"^too large: \d+ bytes is above the limit of 10$"):
         read(tmp_path, "a.png")

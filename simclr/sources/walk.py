@@ -1,7 +1,7 @@
-"""List and open images in a stable order. Decodes nothing.
+"""Walk a folder of images in a stable order, and read one of them. Decodes nothing.
 
 Takes a folder; gives `Found` files in the order of their paths, and `Skipped` ones with the reason. Training
-and embedding list with the same rules:
+(listing.py) and embedding list with the same rules:
 
 - a file with an image's suffix counts; any other file counts if its first bytes are an image's;
 - hidden files and folders, and the thumbnails that NAS boxes leave about, are skipped;
@@ -64,6 +64,29 @@ def list_images(root: Path) -> list[str]:
     return paths
 
 
+def unwanted(name: str) -> str | None:
+    """Why a file or folder of this name is left out, whatever it holds; None if it is not."""
+    if name.startswith("."):
+        return "hidden"
+    if name in _LITTER:
+        return "not part of the collection"
+    if not (name.isascii() and name.isprintable()) and any(  # letter by letter takes microseconds a name
+        unicodedata.category(letter) in _NOT_IN_NAMES for letter in name
+    ):
+        return "its name holds control characters or is not UTF-8; rename it"
+    return None
+
+
+def has_image_suffix(name: str) -> bool:
+    return name[name.rfind(".") :].lower() in SUFFIXES
+
+
+def begins_as_image(path: str) -> bool:
+    """Whether the first bytes of a file are an image's. Raises OSError if it cannot be read."""
+    with open(path, "rb") as file:
+        return sniff(file.read(HEAD_BYTES)) is not None
+
+
 def read(root: Path, path: str) -> bytes:
     """The bytes of one listed file. Raises ImageError with the reason if it cannot be read."""
     try:
@@ -86,12 +109,8 @@ def _walk(folder: str, prefix: str) -> Iterator[Found | Skipped]:
         return
     for entry in ordered:
         path = prefix + entry.name
-        if entry.name.startswith("."):
-            yield Skipped(path, "hidden")
-        elif entry.name in _LITTER:
-            yield Skipped(path, "not part of the collection")
-        elif any(unicodedata.category(letter) in _NOT_IN_NAMES for letter in entry.name):
-            yield Skipped(path, "its name holds control characters or is not UTF-8; rename it")
+        if why := unwanted(entry.name):
+            yield Skipped(path, why)
         elif entry.is_dir(follow_symlinks=False):
             yield from _walk(entry.path, path + "/")
         elif entry.is_symlink() and os.path.isdir(entry.path):
@@ -105,10 +124,8 @@ def _file(entry: os.DirEntry[str], path: str) -> Found | Skipped:
         stat = entry.stat()
         if not os.path.isfile(entry.path):
             return Skipped(path, "not a regular file")
-        if os.path.splitext(entry.name)[1].lower() not in SUFFIXES:
-            with open(entry.path, "rb") as file:
-                if sniff(file.read(HEAD_BYTES)) is None:
-                    return Skipped(path, "not an image of a known format")
+        if not has_image_suffix(entry.name) and not begins_as_image(entry.path):
+            return Skipped(path, "not an image of a known format")
     except OSError as exc:
         return Skipped(path, f"cannot be read: {exc.strerror or exc}", unreachable=True)
     return Found(path, stat.st_size, stat.st_mtime_ns)

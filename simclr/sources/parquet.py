@@ -1,0 +1,234 @@
+"""Images in the rows of Parquet files, as Hugging Face lays them out.
+
+A row of a Parquet file cannot be read without its row group, which may be the whole file. So the images' bytes are
+unpacked once, one after another, into a file of the cache, and read from there. A column of paths is read as a list.
+"""
+
+import os
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from simclr.artifacts import write_atomically
+from simclr.errors import ConfigError, ImageError, MissingExtra, reason
+from simclr.sources.cache import Note, cache_folder, key_of, load_arrays, needed, save_arrays
+from simclr.sources.collection import Collection, Files, Spans
+from simclr.sources.names import Names
+from simclr.sources.patterns import short_names
+
+_NAMES = (
+    "image", "img", "images", "jpg", "jpeg", "png", "webp", "picture", "photo", "image_bytes", "bytes", "content",
+    "image_path", "path", "file_name", "filename", "filepath", "file",
+)  # fmt: skip
+"""Columns looked for, in this order."""
+_ROWS = 64
+"""Rows in memory at a time."""
+_FORMAT = 1
+
+
+def open_parquet(
+    source: str, origins: Sequence[str], files: Sequence[str], *, column: str | None, root: str, note: Note
+) -> Collection:
+    """`origins` are the files as the user named them, `files` the same ones on this machine.
+
+    `column` may name the one with the images; paths in it are relative to their file's folder, or to `root`. Raises
+    ImageError (a file is missing or damaged, there is no image, the cache has no room), ConfigError (which column?),
+    MissingExtra.
+    """
+    try:
+        import pyarrow.parquet  # noqa: F401
+    except ImportError as exc:
+        raise MissingExtra("pyarrow", "train") from exc
+    leaves = [_leaf(file, column) for file in files]
+    if all(is_path for _, is_path in leaves):
+        return _listed(source, files, [leaf for leaf, _ in leaves], root)
+    shorts = short_names(list(origins))
+    for short, (leaf, is_path) in zip(shorts, leaves, strict=True):
+        if is_path:
+            raise ConfigError(
+                f"{short}: its column {leaf} holds paths, those of other files hold images. Give them apart."
+            )
+    packs = [_pack(file, leaf) for file, (leaf, _) in zip(files, leaves, strict=True)]
+    missing = [i for i, pack in enumerate(packs) if not _is_whole(pack)]
+    if missing:
+        size = sum(os.path.getsize(files[i]) for i in missing)
+        note(
+            f"unpacking the images of {len(missing)} of {len(files)} Parquet files ({size / 1e9:.2f} GB) to "
+            f"{cache_folder()}, once"
+        )
+    for i in missing:
+        _unpack(files[i], leaves[i][0], packs[i])
+    ends_of, rows_of = zip(*map(_index, packs), strict=True)
+    names = [
+        f"{short}/{row}" for short, rows in zip(shorts, rows_of, strict=True) for row in rows[:-1].tolist()
+    ]
+    empty = sum(int(rows[-1]) - len(rows) + 1 for rows in rows_of)
+    if empty:
+        note(f"{source}: {empty} rows hold no image")
+    if not names:
+        raise ImageError(f"{source}: none of its rows holds an image. Give files that hold images.")
+    return Spans(
+        source,
+        Names.of(names),
+        tuple(f"{pack}.bin" for pack in packs),
+        np.repeat(np.arange(len(files), dtype=np.int32), [len(ends) - 1 for ends in ends_of]),
+        np.concatenate([ends[:-1] for ends in ends_of]),
+        np.concatenate([np.diff(ends) for ends in ends_of]),
+    )
+
+
+# ---- which column
+
+
+def _leaf(file: str, column: str | None) -> tuple[str, bool]:
+    """The column to read, `image.bytes` within a struct, and whether it holds paths instead of images."""
+    import pyarrow as pa
+
+    with _parquet(file) as table:
+        schema = table.schema_arrow
+        known = {name: kind for name in schema.names if (kind := _kind(schema.field(name).type))}
+        columns = ", ".join(f"{name} ({schema.field(name).type})" for name in schema.names)
+        if column is not None and column not in known:
+            raise ConfigError(
+                f"{file}: no column {column} that holds images or paths. Its columns: {columns}."
+            )
+        chosen = column or next((name for name in _NAMES if name in known), None)
+        if chosen is None:
+            images = [name for name, kind in known.items() if kind != "path"]
+            if len(images) != 1:
+                raise ConfigError(
+                    f"{file}: cannot tell which column holds the images. Its columns: {columns}. Name it: FILE.parquet#COLUMN"
+                )
+            (chosen,) = images
+        if known[chosen] != "struct":
+            return chosen, known[chosen] == "path"
+        leaf = f"{chosen}.bytes"
+        if pa.types.is_struct(schema.field(chosen).type) and _has(schema.field(chosen).type, "path"):
+            first = next(_values(file, table, leaf, rows=_ROWS), [])
+            if first and all(value is None for value in first):
+                return f"{chosen}.path", True
+        return leaf, False
+
+
+def _kind(kind: Any) -> str:
+    """What a column of this type may hold: `struct` with the image's bytes, `image` bytes, `path`, or nothing."""
+    import pyarrow as pa
+
+    if pa.types.is_struct(kind):
+        return "struct" if _has(kind, "bytes") and _kind(kind.field("bytes").type) == "image" else ""
+    if pa.types.is_binary(kind) or pa.types.is_large_binary(kind):
+        return "image"
+    return "path" if pa.types.is_string(kind) or pa.types.is_large_string(kind) else ""
+
+
+def _has(struct: Any, name: str) -> bool:
+    return bool(struct.get_field_index(name) >= 0)
+
+
+# ---- reading and unpacking
+
+
+def _parquet(file: str) -> Any:
+    """An open ParquetFile that reads page by page: row groups may be larger than memory (pages seldom are)."""
+    import pyarrow as pa
+    from pyarrow.parquet import ParquetFile
+
+    try:
+        return ParquetFile(file, pre_buffer=False, buffer_size=1 << 20)
+    except FileNotFoundError:
+        raise ImageError(f"{file}: no such file. Mend its name.") from None
+    except (OSError, pa.ArrowException) as exc:
+        raise ImageError(
+            f"{file}: no Parquet file, or a damaged one ({reason(exc).rstrip('.')}). Restore or remove it."
+        ) from exc
+
+
+def _values(file: str, table: Any, leaf: str, *, rows: int) -> Iterator[list[Any]]:
+    """The values of one column, some rows at a time. Raises ImageError where the file is damaged."""
+    import pyarrow as pa
+
+    batches = table.iter_batches(batch_size=rows, columns=[leaf], use_threads=False)
+    while True:
+        try:
+            batch = next(batches, None)
+        except (OSError, pa.ArrowException) as exc:
+            raise ImageError(f"{file}: damaged ({reason(exc).rstrip('.')}). Restore or remove it.") from exc
+        if batch is None:
+            return
+        values = batch.column(0)
+        for name in leaf.split(".")[1:] if batch.schema.names[0] != leaf else []:
+            values = _inner(values, name)
+        yield values.to_pylist()
+
+
+def _inner(struct: Any, name: str) -> Any:
+    """A field of a struct column; null where the struct is, which `field` would not say."""
+    import pyarrow.compute as pc
+
+    return pc.struct_field(struct, name)
+
+
+def _pack(file: str, leaf: str) -> Path:
+    """Where a file's images are unpacked to: PACK.bin, and PACK.npz, which is written last."""
+    try:
+        stat = os.stat(file)
+    except OSError as exc:
+        raise ImageError(f"{file}: cannot be read ({exc.strerror or exc}).") from exc
+    key = key_of(_FORMAT, file, leaf, stat.st_size, stat.st_mtime_ns, stat.st_ino)
+    return cache_folder() / "packs" / key
+
+
+def _is_whole(pack: Path) -> bool:
+    arrays = load_arrays(pack.with_suffix(".npz"))
+    try:
+        return arrays is not None and os.path.getsize(pack.with_suffix(".bin")) == arrays["ends"][-1]
+    except (OSError, KeyError):
+        return False
+
+
+def _index(pack: Path) -> tuple[Any, Any]:
+    """Ends of the images in the pack, from 0; rows that they lie in, and at last how many rows there are."""
+    arrays = load_arrays(pack.with_suffix(".npz"))
+    if arrays is None:
+        raise ImageError(f"{pack}.npz: has gone while it was in use. Start again.")
+    return arrays["ends"], arrays["rows"]
+
+
+def _unpack(file: str, leaf: str, pack: Path) -> None:
+    ends, rows = [0], []
+    count = 0
+
+    def write(temporary: Path) -> None:
+        nonlocal count
+        with _parquet(file) as table, open(temporary, "wb") as out:
+            for values in _values(file, table, leaf, rows=_ROWS):
+                for value in values:
+                    if value is not None:
+                        out.write(value)
+                        ends.append(ends[-1] + len(value))
+                        rows.append(count)
+                    count += 1
+
+    with needed():
+        pack.parent.mkdir(parents=True, exist_ok=True)
+        write_atomically(pack.with_suffix(".bin"), write)
+        index = {"ends": np.array(ends, np.int64), "rows": np.array([*rows, count], np.int64)}
+        save_arrays(pack.with_suffix(".npz"), index)
+
+
+def _listed(source: str, files: Sequence[str], leaves: Sequence[str], root: str) -> Files:
+    names: dict[str, None] = {}
+    for file, leaf in zip(files, leaves, strict=True):
+        base: str | None = None
+        with _parquet(file) as table:
+            for values in _values(file, table, leaf, rows=65536):
+                for value in filter(None, values):
+                    if base is None:
+                        beside = os.path.dirname(file)
+                        base = beside if os.path.exists(os.path.join(beside, value)) else root
+                    names[os.path.relpath(os.path.join(base, value), root) if base != root else value] = None
+    if not names:
+        raise ImageError(f"{source}: none of its rows names an image. Give files that do.")
+    return Files(source, Names.of(names), root)

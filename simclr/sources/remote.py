@@ -1,0 +1,145 @@
+"""Files behind a URL: find them, copy them to the cache whole, read one. Any protocol that fsspec knows.
+
+Copies are told apart by what the server says of the file (size, time, ETag), so that a changed one is copied again; each
+is written whole or not at all, so that a stopped start goes on with what is there.
+"""
+
+import os
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import lru_cache, partial
+from pathlib import Path
+from typing import Any, TypeVar
+
+from simclr.artifacts import write_atomically
+from simclr.errors import ConfigError, ImageError, MissingExtra, SimclrError, reason
+from simclr.sources.cache import Note, cache_folder, key_of, needed
+from simclr.sources.patterns import expand_braces
+
+T = TypeVar("T")
+
+_AT_ONCE = 4
+"""Files copied at the same time."""
+
+
+def is_url(text: str) -> bool:
+    return "://" in text
+
+
+def find(url: str) -> list[str]:
+    """The files that a URL with braces or a glob stands for; those in it if it is a folder."""
+    words = expand_braces(url)
+    found: list[str] = []
+    for word in words:
+        # a question mark begins the parameters of a web address
+        if any(letter in word for letter in ("*[" if word.startswith("http") else "*?[")):
+            files, path = _open(word)
+            found += map(files.unstrip_protocol, sorted(_asked(word, partial(files.glob, path))))
+        else:
+            found.append(word)
+    return list(dict.fromkeys(found))
+
+
+def inside(url: str) -> list[str]:
+    """The files directly in a remote folder, and one folder further down; none if it is no folder."""
+    files, path = _open(url)
+
+    def look() -> list[str]:
+        return sorted(files.find(path, maxdepth=2)) if files.isdir(path) else []
+
+    return [files.unstrip_protocol(name) for name in _asked(url, look)]
+
+
+def copies(urls: Sequence[str], *, note: Note) -> list[str]:
+    """Paths of whole copies of these files in the cache. Raises ImageError, ConfigError, MissingExtra."""
+    with ThreadPoolExecutor(_AT_ONCE) as pool:
+        targets = list(pool.map(_target, urls))
+        missing = [
+            (url, *target) for url, target in zip(urls, targets, strict=True) if not target[0].exists()
+        ]
+        if missing:
+            size = sum(size or 0 for _, _, size in missing)
+            note(
+                f"copying {len(missing)} of {len(urls)} files ({size / 1e9:.2f} GB) to {cache_folder()}, once"
+            )
+        try:
+            for _ in pool.map(lambda job: _copy(*job), missing):
+                pass
+        except BaseException:
+            pool.shutdown(cancel_futures=True)
+            raise
+    return [str(path) for path, _ in targets]
+
+
+def read(url: str) -> bytes:
+    """The bytes of a file, from its copy, which is made where there is none. Raises ImageError without the path."""
+    path = cache_folder() / "files" / key_of(url)
+    try:
+        if not path.exists():
+            _copy(url, path, None)
+        return path.read_bytes()
+    except (SimclrError, OSError) as exc:
+        raise ImageError(f"cannot be read: {reason(exc)}") from exc
+
+
+def _target(url: str) -> tuple[Path, int | None]:
+    """Where the copy of a file belongs, and its size in bytes where the server says it."""
+    files, path = _open(url)
+    info = _asked(url, lambda: files.info(path))
+    told = sorted((key, str(value)) for key, value in info.items())
+    name = os.path.basename(path.rstrip("/").partition("?")[0])
+    size = info.get("size")
+    return cache_folder() / "copies" / key_of(url, told) / name, size if isinstance(size, int) else None
+
+
+def _copy(url: str, path: Path, size: int | None) -> None:
+    files, origin = _open(url)
+
+    def write(temporary: Path) -> None:
+        _asked(url, lambda: files.get_file(origin, str(temporary)))
+        if size is not None and (got := temporary.stat().st_size) != size:
+            raise ImageError(f"{url}: {got:,} of {size:,} bytes came. Start again.")
+
+    with needed():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_atomically(path, write)
+
+
+def _open(url: str) -> tuple[Any, str]:
+    """The file system of a URL, and the path in it."""
+    files = _file_system(url.partition("://")[0], os.getpid())
+    return files, files._strip_protocol(url)
+
+
+@lru_cache
+def _file_system(protocol: str, process: int) -> Any:
+    """One for each process: its connections and threads do not survive a fork."""
+    try:
+        import fsspec
+    except ImportError as exc:
+        raise MissingExtra("fsspec", "train") from exc
+    try:
+        return fsspec.filesystem(protocol, skip_instance_cache=True)
+    except ImportError as exc:
+        if protocol in ("s3", "s3a"):
+            raise MissingExtra("s3fs", "s3") from exc
+        raise ConfigError(f"{protocol}://: cannot be opened ({reason(exc)}).") from exc
+    except ValueError as exc:
+        raise ConfigError(f"{protocol}://: no such protocol ({reason(exc)}).") from exc
+    except Exception as exc:  # each protocol has its own: no credentials, no host, ...
+        raise ConfigError(f"{protocol}://: cannot be opened ({reason(exc)}).") from exc
+
+
+def _asked(url: str, ask: Callable[[], T]) -> T:
+    """What the server answers; ImageError where it does not."""
+    try:
+        return ask()
+    except FileNotFoundError as exc:
+        cause = exc.__cause__  # fsspec calls a web server that does not answer a file that is not there
+        if cause is not None and getattr(cause, "status", None) != 404:
+            raise ImageError(f"{url}: cannot be reached ({reason(cause)}).") from exc
+        raise ImageError(f"{url}: no such file. Mend its name.") from exc
+    except ImportError as exc:
+        raise ConfigError(f"{url}: cannot be opened ({reason(exc)}).") from exc
+    except Exception as exc:  # each protocol has its own errors
+        raise ImageError(f"{url}: cannot be reached or read ({reason(exc)}).") from exc
