@@ -1,5 +1,5 @@
 """Claim: naming the images of a folder takes less time than pathlib and torchvision need, and at a second start next to
-none, at any size up to a million files; the names are those of the slow walk."""
+none; the names are those of the slow walk."""
 
 import os
 import subprocess
@@ -11,7 +11,7 @@ from pathlib import Path
 from reporting import peak_megabytes, ratio, rounds, spread, write
 
 FOLDERS = 200
-ROUNDS = {200_000: 3, 1_000_000: 1}
+ROUNDS = {200_000: 3}
 """For each number of files."""
 
 
