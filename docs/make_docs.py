@@ -1,4 +1,4 @@
-"""Write docs/cli.md and docs/settings.md from the code they describe; tests compare them.
+"""Write docs/cli.md, docs/settings.md and docs/recipes.md from the code they describe; tests compare them.
 
 Run by `make docs`.
 """
@@ -8,11 +8,13 @@ import dataclasses
 import os
 import subprocess
 import sys
+from importlib import resources
 from itertools import pairwise
 from pathlib import Path
 
 from simclr.cli import app
 from simclr.pretrain.config import Augmentation, PretrainConfig
+from simclr.pretrain.recipe import load_recipe, recipe_names
 
 DOCS = Path(__file__).parent
 
@@ -46,6 +48,22 @@ def settings_page() -> str:
     )
 
 
+def recipes_page() -> str:
+    """What each recipe of the package says of itself, and its settings."""
+    parts = []
+    for name in recipe_names():
+        text = (resources.files("simclr.pretrain") / "recipes" / f"{name}.toml").read_text(encoding="utf-8")
+        about = "\n".join(f"- **{key}**: {words}" for key, words in load_recipe(name).about.items())
+        settings = text[text.index("[settings]") :].strip()
+        parts.append(f"## {name}\n\n{about}\n\n```toml\n{settings}\n```\n")
+    return (
+        "# Recipes\n\n"
+        "Written by `make docs` from `simclr/pretrain/recipes/`. Use one with `simclr pretrain --data DIR --recipe NAME`; options and "
+        "`--set` go on top, `--dry-run` shows what comes of it. Your own: any file `NAME.toml` with a table `[settings]`.\n\n"
+        + "\n".join(parts)
+    )
+
+
 def _rows(source: str, cls: type, prefix: str) -> list[tuple[str, str, str]]:
     body = next(
         n for n in ast.parse(source).body if isinstance(n, ast.ClassDef) and n.name == cls.__name__
@@ -74,3 +92,4 @@ def _shown(default: object) -> str:
 if __name__ == "__main__":
     (DOCS / "cli.md").write_text(cli_page())
     (DOCS / "settings.md").write_text(settings_page())
+    (DOCS / "recipes.md").write_text(recipes_page())

@@ -326,3 +326,78 @@ def test_probe_says_what_is_wrong(encoder_folder, photos, tmp_path, words, code,
 def test_probe_without_a_run_says_so(photos, tmp_path):
     code, _, err = run("probe", "--data", photos, cwd=tmp_path)
     assert code == 2 and "no run in it" in err
+
+
+def test_a_dry_run_prints_settings_steps_batches_and_time_and_writes_nothing(noise_photos, tmp_path):
+    out = tmp_path / "run"
+    words = ["pretrain", "--data", noise_photos, "--out", out, "--encoder", "test_resnet", "--image-size", 32]
+    words += [
+        "--batch-size",
+        8,
+        "--epochs",
+        3,
+        "--chunk",
+        4,
+        "--device",
+        "cpu",
+        "--cache",
+        "none",
+        "--dry-run",
+    ]
+    code, printed, _ = run(*words)
+    settings, _, facts = printed.partition("\n\nchunk 4: ")
+    assert code == 0 and not out.exists()
+    assert (
+        'encoder = "test_resnet"\n' in settings and "chunk = 4\n" in settings and "[augmentation]" in settings
+    )
+    assert "\nsteps: 7 of 8 images: 3 epochs of 16 images, 112 views\n" in facts
+    assert (
+        "\nlearning rate: rises to 0.009375 (0.3 x B/256) over 0 steps, then falls to 0 along a cosine; lars\n"
+        in facts
+    )
+    assert (
+        "\nbatch: 16 views, each compared with 15 others; they go through the encoder as 2 companies of about 8 "
+        in facts
+    )
+    assert re.search(r"\ntime: about \d+ seconds by a trial of 8 views \([\d,]+ views/s\)", facts)
+
+
+def test_a_recipe_lies_below_what_the_command_line_says(noise_photos, tmp_path):
+    words = [
+        "pretrain",
+        "--data",
+        noise_photos,
+        "--out",
+        tmp_path / "run",
+        "--recipe",
+        "cifar10-sgd",
+        "--device",
+        "cpu",
+    ]
+    words += [
+        "--encoder",
+        "test_resnet",
+        "--batch-size",
+        8,
+        "--epochs",
+        1,
+        "--set",
+        "temperature=0.3",
+        "--dry-run",
+    ]
+    code, printed, _ = run(*words)
+    assert code == 0
+    for line in (
+        'optimizer = "sgd"',
+        "epochs = 1",
+        "temperature = 0.3",
+        "crop_min = 0.2",
+        "weight_decay = 0.0005",
+    ):
+        assert f"{line}\n" in printed
+
+
+def test_an_unknown_recipe_is_refused_with_those_there_are(noise_photos):
+    code, _, err = run("pretrain", "--data", noise_photos, "--recipe", "papr")
+    assert code == 2
+    assert err.startswith("error: recipe 'papr': no such recipe. Give one of cifar10, ")

@@ -28,6 +28,10 @@ def test_the_page_of_settings_is_the_config(make_docs):
     assert (ROOT / "docs/settings.md").read_text() == make_docs.settings_page()
 
 
+def test_the_page_of_recipes_is_what_they_say_of_themselves(make_docs):
+    assert (ROOT / "docs/recipes.md").read_text() == make_docs.recipes_page()
+
+
 @pytest.mark.parametrize("verb", VERBS)
 def test_the_readme_shows_every_verb(verb):
     assert f"simclr {verb}" in (ROOT / "README.md").read_text()

@@ -19,11 +19,12 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from simclr.encoder import load_encoder
-from simclr.errors import ArtifactError, ConfigError, SimclrError
+from simclr.errors import ArtifactError, ConfigError, ImageError, SimclrError
 from simclr.pretrain import train
 from simclr.pretrain.batch import Batch
 from simclr.pretrain.checkpoint import TrainingState, load_checkpoint, newest_whole_checkpoint
 from simclr.pretrain.config import Augmentation, PretrainConfig, from_toml
+from simclr.pretrain.evaluation import Evaluation
 from simclr.pretrain.run_folder import newest_run, saved_config
 from simclr.pretrain.schedule import learning_rate
 from simclr.pretrain.step import Contrast
@@ -683,3 +684,147 @@ def test_a_kill_while_the_last_checkpoint_is_written_does_not_leave_an_old_encod
     run(config, out=tmp_path / "run", resume=True, note=keep(notes))
     assert "resuming at step 4" in notes
     assert load_encoder(tmp_path / "run")[1].parents["step"] == STEPS
+
+
+# ---- labels
+
+
+@pytest.fixture
+def classes(noise_photos: Path, tmp_path: Path) -> Path:
+    """The noise photos in two class folders."""
+    for number, path in enumerate(sorted(noise_photos.iterdir())):
+        (tmp_path / "classes" / "ab"[number % 2]).mkdir(parents=True, exist_ok=True)
+        path.rename(tmp_path / "classes" / "ab"[number % 2] / path.name)
+    return tmp_path / "classes"
+
+
+def lines_of(folder: Path) -> list[dict[str, float]]:
+    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+
+
+def test_the_neighbours_accuracy_is_measured_as_often_as_asked_and_at_the_end(config, classes, tmp_path):
+    """And is that of the encoder as it is then."""
+    asked = change(config, data=str(classes), eval=str(classes), eval_every=2)
+    notes: list[str] = []
+    folder = run(asked, out=tmp_path / "run", note=keep(notes))
+    assert [line["step"] for line in lines_of(folder) if "knn" in line] == [1, 3, 4]
+    assert "16 images of 2 classes" in notes[0]
+    encoder, info = load_encoder(folder)
+    expected = Evaluation(classes, info.recipe, workers=0).accuracy(
+        encoder, torch.device("cpu"), torch.float32
+    )
+    assert lines_of(folder)[-1]["knn"] == expected["knn"]
+
+
+def test_measuring_changes_nothing_of_the_run(config, classes, tmp_path):
+    plain = run(change(config, data=str(classes)), out=tmp_path / "plain")
+    watched = run(
+        change(config, data=str(classes), eval=str(classes), eval_every=1), out=tmp_path / "watched"
+    )
+    assert metrics_of(watched) == metrics_of(plain)
+    assert (watched / "encoder.safetensors").read_bytes() == (plain / "encoder.safetensors").read_bytes()
+
+
+def test_labels_that_make_no_sense_are_said_before_anything_is_written(config, tmp_path):
+    with pytest.raises(ConfigError, match="lie directly in it"):
+        run(change(config, eval=config.data), out=tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_an_online_classifier_learns_beside_the_encoder_and_leaves_it_alone(config, classes, tmp_path):
+    plain = run(change(config, data=str(classes)), out=tmp_path / "plain")
+    probed = run(change(config, data=str(classes), online_probe=True), out=tmp_path / "probed")
+    np.testing.assert_allclose(metrics_of(probed), metrics_of(plain), rtol=1e-5)
+    assert all(0 <= line["probe"] <= 1 for line in lines_of(probed))
+    assert len({line["probe"] for line in lines_of(probed)}) > 1
+    for name, tensor in load_file(probed / "encoder.safetensors").items():
+        torch.testing.assert_close(
+            tensor, load_file(plain / "encoder.safetensors")[name], rtol=1e-4, atol=1e-6
+        )
+
+
+def test_an_online_classifier_goes_on_where_it_was(config, classes, tmp_path):
+    probing = change(config, data=str(classes), online_probe=True, checkpoint_every=2)
+    whole = run(probing, out=tmp_path / "whole")
+    run_and_stop(probing, tmp_path / "parts", after=2)
+    parts = run(probing, out=tmp_path / "parts", resume=True)
+    assert [line["probe"] for line in lines_of(parts)] == [line["probe"] for line in lines_of(whole)]
+
+
+# ---- numbers of a step
+
+
+def test_every_step_has_its_gradient_and_its_time_and_every_tenth_the_shape_of_the_projections(
+    config, tmp_path
+):
+    lines = lines_of(run(change(config, epochs=6), out=tmp_path / "run"))
+    each = {"step", "loss", "top1", "entropy", "lr", "grad_norm", "seconds", "waited"}
+    looks = each | {"rank", "spread", "alignment", "uniformity", "memory"}
+    assert [set(line) for line in lines] == [looks if line["step"] % 10 == 0 else each for line in lines]
+    assert all(line["grad_norm"] > 0 and 0 <= line["waited"] <= line["seconds"] for line in lines)
+
+
+# ---- images that cannot be read
+
+
+def test_skipped_images_are_listed_with_their_reasons_also_after_a_resume(config, tmp_path):
+    for name in ("03.jpg", "09.jpg"):
+        (Path(config.data) / name).write_bytes(b"")
+    for cache in ("none", "ram"):
+        folder = run(change(config, cache=cache, checkpoint_every=2), out=tmp_path / cache)
+        assert (folder / "skipped.csv").read_text() == "path,reason\n03.jpg,empty file\n09.jpg,empty file\n"
+
+
+def test_more_unreadable_images_than_allowed_end_the_run_with_their_number(config, tmp_path):
+    for name in ("03.jpg", "09.jpg"):
+        (Path(config.data) / name).write_bytes(b"")
+    with pytest.raises(ImageError, match=r"2 of its 16 images cannot be read, more than the share of 0\.1"):
+        run(change(config, unreadable_limit=0.1), out=tmp_path / "run")
+
+
+# ---- compiling
+
+
+def test_where_compiling_fails_the_run_says_so_and_goes_on_without(config, tmp_path, monkeypatch):
+    def no_compiler(*args: Any, **rest: Any) -> None:
+        raise RuntimeError("no working C++ compiler\nfound")
+
+    def broken(self: nn.Module) -> None:
+        self._compiled_call_impl = no_compiler
+
+    monkeypatch.setattr(nn.Module, "compile", broken)
+    notes: list[str] = []
+    folder = run(change(config, compile=True), out=tmp_path / "run", note=keep(notes))
+    assert notes == ["torch.compile failed (no working C++ compiler); going on without it"]
+    assert metrics_of(folder) == metrics_of(run(config, out=tmp_path / "plain"))
+
+
+@pytest.mark.parametrize("chunk", [8, 2])
+def test_a_compiled_run_has_the_numbers_of_a_plain_one_and_is_compiled_once(
+    config, tmp_path, monkeypatch, chunk
+):
+    """The compiler is asked for a graph with and without gradient, and for nothing more after the second step."""
+    graphs: list[int] = []
+
+    def counting(graph: Any, example: Any) -> Any:
+        graphs.append(training[-1].step if training else -1)
+        return graph.forward
+
+    training: list[Any] = []
+    plain_step = train._Training._step
+
+    def step(self: Any, crops: Any) -> None:
+        training.append(self)
+        plain_step(self, crops)
+
+    torch._dynamo.reset()
+    monkeypatch.setattr(train._Training, "_step", step)
+    monkeypatch.setattr(
+        nn.Module,
+        "compile",
+        lambda self: setattr(self, "_compiled_call_impl", torch.compile(self._call_impl, backend=counting)),
+    )
+    folder = run(change(config, compile=True, chunk=chunk), out=tmp_path / "run")
+    assert graphs and max(graphs) == 0
+    plain = run(change(config, chunk=chunk), out=tmp_path / "plain")
+    np.testing.assert_allclose(metrics_of(folder), metrics_of(plain), rtol=1e-4)
