@@ -85,7 +85,10 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--cifar", help="class folders or an .npz of JPEGs: also a short real run on them")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--minutes", type=float, default=20, help="at most for one check [20]")
-    return parser.parse_args()
+    options = parser.parse_args()
+    if options.device == "cpu" and not options.quick:
+        parser.error("full sizes would take a CPU days, and more memory than it has. Add --quick.")
+    return options
 
 
 if __name__ == "__main__":
