@@ -1,9 +1,9 @@
-# Every word works on a machine with only python3 (3.11+) and make; the first one makes .venv.
+# Every word works on a machine with only python3 (3.11+) and make; the first one makes .venv. `gpu` alone installs nothing.
 PYTHON ?= python3
 BIN := .venv/bin
 INSTALLED := .venv/.installed
 
-.PHONY: demo test test-slow check docs bench clean
+.PHONY: demo test test-slow check docs bench gpu clean
 .DELETE_ON_ERROR:
 
 demo: $(INSTALLED)  ## the whole path on images it draws itself, a few minutes
@@ -30,6 +30,9 @@ bench: $(INSTALLED)  ## measure against the peers; reports land in benchmarks/
 	$(BIN)/python benchmarks/chunked.py
 	$(BIN)/python benchmarks/embed_cpu.py
 	$(BIN)/python benchmarks/scan.py
+
+gpu:  ## every GPU check of pretraining; needs torch, torchvision, timm and numpy; ARGS="--only step" for some
+	PYTHONPATH="$(CURDIR)$${PYTHONPATH:+:$$PYTHONPATH}" $(or $(wildcard $(BIN)/python),$(PYTHON)) benchmarks/gpu.py $(ARGS)
 
 $(INSTALLED): pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv

@@ -50,7 +50,7 @@ def write(name: str, *, claim: str, body: str, packages: list[str], data: str) -
     text = (
         f"# {claim}\n\n"
         f"- date: {today}\n- command: `{command}`\n- data: {data}\n"
-        f"- machine: {_processor()}, {available_cpus()} cores used, {platform.system()} {platform.machine()}\n"
+        f"- machine: {processor()}, {available_cpus()} cores used, {platform.system()} {platform.machine()}\n"
         f"- versions: Python {platform.python_version()}, {versions}\n\n{body}\n"
     )
     path = Path(__file__).parent / f"{name}_{today:%Y-%m}.md"
@@ -59,7 +59,8 @@ def write(name: str, *, claim: str, body: str, packages: list[str], data: str) -
     return path
 
 
-def _processor() -> str:
+def processor() -> str:
+    """Name of the CPU, and which wide instructions it has."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:
