@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 INSTALLED := .venv/.installed
 
-.PHONY: demo test test-slow check docs bench clean
+.PHONY: demo test test-slow check docs bench bench-learning clean
 .DELETE_ON_ERROR:
 
 demo: $(INSTALLED)  ## the whole path on images it draws itself, a few minutes
@@ -29,6 +29,15 @@ bench: $(INSTALLED)  ## measure against the peers; reports land in benchmarks/
 	$(BIN)/python benchmarks/nt_xent.py
 	$(BIN)/python benchmarks/chunked.py
 	$(BIN)/python benchmarks/embed_cpu.py
+
+SEEDS ?= 0 1 2
+bench-learning: $(INSTALLED)  ## what is learned next to lightly, hours: make bench-learning CIFAR=cifar10.npz
+	$(BIN)/python -m uv pip install --quiet --python $(BIN)/python --constraint constraints.txt --editable '.[all-cpu,dev,bench]'
+	$(BIN)/python benchmarks/learning_cpu.py run pixels 0 --cifar $(CIFAR) --out runs/learning
+	for seed in $(SEEDS); do for who in ours lightly; do \
+		$(BIN)/python benchmarks/learning_cpu.py run $$who $$seed --cifar $(CIFAR) --out runs/learning || exit 1; \
+	done; done
+	$(BIN)/python benchmarks/learning_cpu.py report --out runs/learning
 
 $(INSTALLED): pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
