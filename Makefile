@@ -29,6 +29,8 @@ bench: $(INSTALLED)  ## measure against the peers; reports land in benchmarks/
 	$(BIN)/python benchmarks/nt_xent.py
 	$(BIN)/python benchmarks/chunked.py
 	$(BIN)/python benchmarks/embed_cpu.py
+	$(BIN)/python benchmarks/views_cpu.py
+	$(BIN)/python benchmarks/step_cpu.py
 
 SEEDS ?= 0 1 2
 bench-learning: $(INSTALLED)  ## what is learned next to lightly, hours: make bench-learning CIFAR=cifar10.npz
