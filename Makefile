@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 INSTALLED := .venv/.installed
 
-.PHONY: demo test test-slow check docs bench gpu clean
+.PHONY: demo test test-slow check docs bench bench-learning gpu clean
 .DELETE_ON_ERROR:
 
 demo: $(INSTALLED)  ## the whole path on images it draws itself, a few minutes
@@ -30,6 +30,15 @@ bench: $(INSTALLED)  ## measure against the peers; reports land in benchmarks/
 	$(BIN)/python benchmarks/chunked.py
 	$(BIN)/python benchmarks/embed_cpu.py
 	$(BIN)/python benchmarks/scan.py
+	$(BIN)/python benchmarks/views_cpu.py
+	$(BIN)/python benchmarks/step_cpu.py
+
+bench-learning: $(INSTALLED)  ## what is learned next to lightly, an hour: make bench-learning CIFAR=cifar10.npz
+	$(BIN)/python -m uv pip install --quiet --python $(BIN)/python --constraint constraints.txt --editable '.[all-cpu,dev,bench]'
+	for seed in 0 1 2; do for who in OURS LIGHTLY; do \
+		$(BIN)/python benchmarks/learning_cpu.py run $$who $$seed --cifar $(CIFAR) --out runs/learning || exit 1; \
+	done; done
+	$(BIN)/python benchmarks/learning_cpu.py report --cifar $(CIFAR) --out runs/learning
 
 gpu:  ## every GPU check of pretraining; needs torch, torchvision, timm and numpy; ARGS="--only step" for some
 	PYTHONPATH="$(CURDIR)$${PYTHONPATH:+:$$PYTHONPATH}" $(or $(wildcard $(BIN)/python),$(PYTHON)) benchmarks/gpu.py $(ARGS)

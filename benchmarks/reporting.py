@@ -2,12 +2,15 @@
 
 import datetime
 import importlib.metadata
+import json
+import os
 import platform
 import statistics
+import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from simclr.cpus import available_cpus
 
@@ -22,6 +25,17 @@ def rounds(runs: dict[K, Callable[[], float]], *, times: int) -> dict[K, list[fl
             found[name].append(run())
             print(f"  {name}: {found[name][-1]:.4g}", file=sys.stderr)
     return found
+
+
+def in_fresh_process(words: list[str], *, huge_pages: bool) -> Any:
+    """What this script, called with these words, prints as JSON. `huge_pages`: torch asks for them, as a run of ours does; it
+    looks once, at its first allocation, so that contenders who differ in it need processes of their own."""
+    environment = {name: value for name, value in os.environ.items() if name != "THP_MEM_ALLOC_ENABLE"}
+    environment |= {"THP_MEM_ALLOC_ENABLE": "1"} if huge_pages else {}
+    done = subprocess.run(
+        [sys.executable, sys.argv[0], *words], stdout=subprocess.PIPE, text=True, check=True, env=environment
+    )
+    return json.loads(done.stdout.splitlines()[-1])
 
 
 def spread(values: list[float]) -> str:
