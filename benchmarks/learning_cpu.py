@@ -217,7 +217,7 @@ def draw(runs: dict[str, list[dict[str, Any]]], raw: float, path: Path) -> None:
             axes.plot(
                 *zip(*points, strict=True), "o-", color=colour, alpha=0.8, label=name if number == 0 else None
             )
-    axes.axhline(raw, color="gray", linestyle="--", label="raw pixels, whole bank")
+    axes.axhline(raw, color="gray", linestyle="--", label="raw pixels around mid-grey, whole bank")
     axes.set(xlabel="thousand images seen", ylabel="kNN accuracy, 5 neighbours, a fifth of the bank")
     axes.grid(alpha=0.3)
     axes.legend()

@@ -33,6 +33,8 @@ from simclr.pretrain.cache import ImageCache
 from simclr.pretrain.config import Augmentation
 from simclr.pretrain.data import Crops, TwoCrops, batches
 from simclr.sources import list_images
+from simclr.sources.collection import Files
+from simclr.sources.names import Names
 
 SMALL, LARGE = 32, 224
 IMAGES, PHOTOS, WORKERS = 4096, 200, 2
@@ -64,9 +66,8 @@ def our_crops(pixels: NDArray[np.uint8], batch: int, steps: int) -> Iterator[Cro
     cache = ImageCache(
         torch.from_numpy(pixels), np.full((images, 2), SMALL, np.int64), np.arange(images), unreadable=[]
     )
-    dataset = TwoCrops(
-        Path(), [str(i) for i in range(images)], seed=0, batch_size=batch, size=SMALL, augmentation=WITHOUT_BLUR
-    )  # fmt: skip
+    named = Files("in memory", Names.of(map(str, range(images))), "")
+    dataset = TwoCrops(named, seed=0, batch_size=batch, size=SMALL, augmentation=WITHOUT_BLUR)
     return cache.batches(dataset, steps=range(steps), images=range(batch), device=torch.device("cpu"))
 
 
@@ -140,7 +141,8 @@ def measure_here(contender: str, size: int, batch: int, photos: Path, seconds: f
             views = lightly_views(files, SimCLRTransform(input_size=LARGE), batch, ENDLESS)
             return rate(views, batch=batch, seconds=seconds)
         augmentation = Augmentation()
-        dataset = TwoCrops(photos, paths, seed=0, batch_size=batch, size=LARGE, augmentation=augmentation)
+        images = Files(str(photos), Names.of(paths), str(photos))
+        dataset = TwoCrops(images, seed=0, batch_size=batch, size=LARGE, augmentation=augmentation)
         found = batches(dataset, steps=range(ENDLESS), images=range(batch), workers=WORKERS, pin=False)
     ours = (our_batch(crops, step, augmentation).views(0) for step, crops in enumerate(found))
     return rate(ours, batch=batch, seconds=seconds)

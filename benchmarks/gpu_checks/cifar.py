@@ -19,6 +19,8 @@ from simclr.pretrain import PretrainConfig, run
 from simclr.pretrain.cache import ImageCache
 from simclr.pretrain.config import Augmentation
 from simclr.pretrain.data import Crops, TwoCrops
+from simclr.sources.collection import Files
+from simclr.sources.names import Names
 
 SIZE = 32
 _AUGMENTATION = Augmentation(strength=0.5, blur=0.0)
@@ -67,10 +69,8 @@ def cached_batches(place: Place, batch: int, *, images: int) -> Iterator[Crops]:
     torch.manual_seed(place.seed)
     pixels = torch.randint(0, 256, (images, SIZE, SIZE, 3), dtype=torch.uint8, device=place.device)
     cache = ImageCache(pixels, np.full((images, 2), SIZE), np.arange(images), [])
-    names = [f"{number}.png" for number in range(images)]
-    dataset = TwoCrops(
-        Path("random"), names, seed=place.seed, batch_size=batch, size=SIZE, augmentation=_AUGMENTATION
-    )
+    named = Files("random", Names.of(f"{number}.png" for number in range(images)), "")
+    dataset = TwoCrops(named, seed=place.seed, batch_size=batch, size=SIZE, augmentation=_AUGMENTATION)
     return cache.batches(dataset, steps=range(10**9), images=range(batch), device=torch.device(place.device))
 
 

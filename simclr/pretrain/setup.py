@@ -181,10 +181,10 @@ def prepare(
     )
     free = memory.available(device) - (cache.bytes if cache and cache.home == device else 0)
     setup = dataclasses.replace(setup, cache=cache, need=_need(setup), free=free)
-    if cache is not None:
-        say(cache.words)
     before = saved_config(folder)
     chunk = _plan_memory(setup, before=before, say=say)
+    if cache is not None:
+        say(cache.words)
     # a chunk that memory has halved is the checkpoint's; config.toml keeps what was asked for
     kept = before is not None and state is not None and state.chunk == chunk
     config = dataclasses.replace(

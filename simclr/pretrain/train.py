@@ -72,7 +72,7 @@ def run(
     weights), SimclrError (the loss went wrong twice; a process or memory was lost). Ctrl-C or SIGTERM ends the current
     step, writes a checkpoint and raises KeyboardInterrupt.
     """
-    # huge pages for tensors: a fifth off a step's time on a CPU; looked at by torch at its first allocation only
+    # huge pages for tensors: a tenth off a step's time on a CPU; looked at by torch at its first allocation only
     os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
     device, dtype = device_and_dtype(config)
     torch.set_num_threads(config.threads or _own_cpus())
@@ -196,16 +196,15 @@ class _Training:
                         self._step(crops)
                         self.clock.done()
                         last = self.step == self.setup.steps
-                        stopped, save, look = distributed.any_of(
-                            stop.is_set() or launcher_is_gone(),
-                            last or saves.due(self.step),
-                            last or looks.due(self.step),
-                        )
-                        if look and self.setup.evaluation is not None:
+                        if self.setup.evaluation is not None and (last or looks.due(self.step)):
                             self._evaluate(self.setup.evaluation)
-                        if not gpu or save or stopped or len(self.pending) >= _LOOK_EVERY:
+                        if not gpu or len(self.pending) >= _LOOK_EVERY:
                             self._record()
+                        stopped, save = distributed.any_of(
+                            stop.is_set() or launcher_is_gone(), last or saves.due(self.step)
+                        )
                         if (save or stopped) and saved != self.step:
+                            self._record()
                             self._save()
                             saved = self.step
                         if stopped:

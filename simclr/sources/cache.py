@@ -28,6 +28,9 @@ _CLOCK_NS = 2_000_000_000
 """What has changed within this time may change again without its stamp showing it (FAT counts in 2 s; git calls such
 entries racy)."""
 
+_SILENT = 1.0
+"""Seconds of waiting for another process that are not worth a word."""
+
 
 def cache_folder() -> Path:
     """$SIMCLR_CACHE, else $XDG_CACHE_HOME/simclr, else ~/.cache/simclr. May not exist yet."""
@@ -116,11 +119,17 @@ def filling(source: str, *, note: Note) -> Iterator[None]:
         yield
         return
     with lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            note(f"{source}: another process is reading it first; waiting")
-            fcntl.flock(lock, fcntl.LOCK_EX)
-        except OSError:  # some network file systems have no locks
-            pass
+        deadline = time.monotonic() + _SILENT
+        while True:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                if time.monotonic() < deadline:
+                    time.sleep(0.02)
+                    continue
+                note(f"{source}: another process is reading it first; waiting")
+                fcntl.flock(lock, fcntl.LOCK_EX)
+            except OSError:  # some network file systems have no locks
+                pass
+            break
         yield

@@ -101,7 +101,8 @@ run(config, out=Path({str(tmp_path / "run")!r}), note=print)
         [sys.executable, "-c", script],
         capture_output=True,
         text=True,
-        env=os.environ | {"OMP_NUM_THREADS": "1"},
+        env=os.environ
+        | {"OMP_NUM_THREADS": "1", "THP_MEM_ALLOC_ENABLE": "0"},  # as huge pages take whole ones
     )
     assert done.returncode == 0, done.stderr
     assert (

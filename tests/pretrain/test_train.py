@@ -641,7 +641,7 @@ def test_a_folder_without_a_run_has_no_saved_settings(tmp_path):
 
 def test_saved_settings_are_read_back(config, tmp_path):
     folder = run(config, out=tmp_path / "run")
-    assert saved_config(folder) == change(config, small_stem=False, chunk=8)
+    assert saved_config(folder) == change(config, small_stem=False, chunk=8, cache="ram")
 
 
 def test_a_signal_to_the_whole_process_group_stops_at_a_step_and_leaves_no_worker(noise_photos, tmp_path):

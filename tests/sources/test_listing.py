@@ -246,7 +246,11 @@ def test_the_cache_is_where_the_environment_says(monkeypatch: pytest.MonkeyPatch
     assert cache.cache_folder() == tmp_path / ".cache" / "simclr"
 
 
-def test_a_second_process_waits_for_the_first_and_says_so(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("silent", "said"), [(0.0, 1), (60.0, 0)])
+def test_a_second_process_waits_for_the_first_and_says_so_if_it_takes_long(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, silent: float, said: int
+) -> None:
+    monkeypatch.setattr(cache, "_SILENT", silent)
     notes: list[str] = []
     child = os.fork()
     if child == 0:
@@ -260,4 +264,4 @@ def test_a_second_process_waits_for_the_first_and_says_so(tmp_path: Path) -> Non
     with cache.filling("x", note=notes.append):
         assert (tmp_path / "filled").exists()
     os.waitpid(child, 0)
-    assert notes == ["x: another process is reading it first; waiting"]
+    assert notes == ["x: another process is reading it first; waiting"] * said
