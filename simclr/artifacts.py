@@ -81,12 +81,57 @@ class EncoderInfo(Artifact):
 
 
 @dataclass(frozen=True, kw_only=True)
+class Fidelity:
+    """How close the vectors of one precision come to those of fp32; fp32's own, to those of PyTorch."""
+
+    images: int
+    """Compared, the probe's among them."""
+    gallery: int
+    """Of them, images of the user's among which neighbours were looked for."""
+    cosine_min: float
+    cosine_low: float
+    """That 1 % of the images stay below."""
+    cosine_mean: float
+    recall_1: float | None
+    """Share of the nearest neighbour that is kept, in 0..1; None where the gallery was too small to say."""
+    recall_10: float | None
+    """Of the ten nearest."""
+    top_1: float | None
+    """Share of images whose nearest neighbour is the very same."""
+    batches: tuple[int, ...]
+    batch_cosine: float
+    """Smallest cosine between vectors of one image in batches of these sizes."""
+    measured_on: str
+    """What computed the vectors: a provider as read back, or PyTorch rounding after every operation."""
+    passed: bool
+    failed: str
+    """The threshold that was missed, in words; empty where all were met."""
+
+    @property
+    def words(self) -> str:
+        """One line for a person."""
+        recall = "recall not measured" if self.recall_10 is None else f"recall@10 {self.recall_10:.3f}"
+        return self.failed or f"smallest cosine {self.cosine_min:.6f}, {recall}"
+
+
+@dataclass(frozen=True, kw_only=True)
 class ModelFile:
     """One exported graph."""
 
     sha256: str
+    size: int
+    """Bytes."""
     precision: str
     opset: int
+    probe_cosine: float
+    """Smallest cosine of the probe's images to their fp32 vectors, at export. A load may be twice as far from 1."""
+    fidelity: Fidelity
+    accepted: bool
+    """Whether a person took it in spite of its verdict."""
+
+    @property
+    def usable(self) -> bool:
+        return self.fidelity.passed or self.accepted
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -97,10 +142,11 @@ class ModelInfo(Artifact):
 
     encoder: EncoderInfo
     files: dict[str, ModelFile]
+    """File name -> what it is; one for each precision."""
+    probe_size: int
+    """Bytes."""
     probe_sha256: str
     max_batch: int
-    parity: dict[str, Any]
-    """What the export was compared with, and how closely it agreed."""
     versions: dict[str, str]
 
 

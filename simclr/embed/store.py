@@ -30,8 +30,8 @@ from numpy.typing import NDArray
 
 from simclr.artifacts import ShardInfo, StoreInfo, file_sha256, write_atomically
 from simclr.errors import ArtifactError, EncoderMismatch, reason
-from simclr.runtime import MANIFEST_FILE as MODEL_MANIFEST
-from simclr.runtime import MODEL_FILE, PROBE_FILE
+from simclr.runtime.model_files import MANIFEST_FILE as MODEL_MANIFEST
+from simclr.runtime.model_files import PROBE_FILE
 
 MANIFEST_FILE = "manifest.json"
 SKIPPED_FILE = "skipped.csv"

@@ -4,7 +4,7 @@
 of each file, for embedding.
 """
 
-from simclr.sources.cache import cache_folder
+from simclr.cache_folder import cache_folder
 from simclr.sources.collection import Collection
 from simclr.sources.opening import open_collection
 from simclr.sources.walk import Found, Skipped, list_images, read, scan

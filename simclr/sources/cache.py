@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from simclr.artifacts import write_atomically
+from simclr.cache_folder import cache_folder
 from simclr.errors import ImageError
 
 Note = Callable[[str], None]
@@ -30,15 +31,6 @@ entries racy)."""
 
 _SILENT = 1.0
 """Seconds of waiting for another process that are not worth a word."""
-
-
-def cache_folder() -> Path:
-    """$SIMCLR_CACHE, else $XDG_CACHE_HOME/simclr, else ~/.cache/simclr. May not exist yet."""
-    if own := os.environ.get("SIMCLR_CACHE"):
-        return Path(own).absolute()
-    if shared := os.environ.get("XDG_CACHE_HOME"):
-        return Path(shared).absolute() / "simclr"
-    return Path.home() / ".cache" / "simclr"
 
 
 def key_of(*parts: object) -> str:
