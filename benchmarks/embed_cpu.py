@@ -107,7 +107,7 @@ def main() -> None:
     work = Path(tempfile.mkdtemp())
     try:
         data = collect(work / "photos", Path(sys.argv[1]) if len(sys.argv) > 1 else None)
-        export = export_model("timm:resnet50", pretrained=False, out=work / "export")
+        export = export_model("timm:resnet50", pretrained=False, out=work / "export").folder
         encoder = Encoder.open(export)
         model = timm.create_model("resnet50", num_classes=0).eval()
         photos = work / "photos"

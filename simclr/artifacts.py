@@ -85,22 +85,23 @@ class Fidelity:
     """How close the vectors of one precision come to those of fp32; fp32's own, to those of PyTorch."""
 
     images: int
-    """Compared, the probe's among them."""
-    gallery: int
-    """Of them, images of the user's among which neighbours were looked for."""
+    """Compared: the user's own, or the probe where there are none."""
     cosine_min: float
     cosine_low: float
     """That 1 % of the images stay below."""
     cosine_mean: float
+    max_difference: float
+    """Largest of any number of a vector."""
     recall_1: float | None
-    """Share of the nearest neighbour that is kept, in 0..1; None where the gallery was too small to say."""
+    """Share of the nearest neighbours that are kept, in 0..1; None where there were too few images to say."""
     recall_10: float | None
     """Of the ten nearest."""
     top_1: float | None
     """Share of images whose nearest neighbour is the very same."""
     batches: tuple[int, ...]
-    batch_cosine: float
-    """Smallest cosine between vectors of one image in batches of these sizes."""
+    """Sizes that were run."""
+    batch_cosine: float | None
+    """Smallest cosine between vectors of one image in batches of these sizes; None where nothing here can run the file."""
     measured_on: str
     """What computed the vectors: a provider as read back, or PyTorch rounding after every operation."""
     passed: bool

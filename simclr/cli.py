@@ -333,18 +333,53 @@ def export(
     no_pretrained: Annotated[
         bool, typer.Option("--no-pretrained", help="timm: random weights, the same every time.")
     ] = False,
+    precision: Annotated[
+        str,
+        typer.Option(
+            metavar="LIST",
+            help="Some of fp32, fp16, bf16, int8 (for CPUs), int8-trt (for TensorRT), with commas between. fp32 always comes along.",
+        ),
+    ] = "fp32",
     check: Annotated[
-        Path | None, typer.Option(help="Folder of images to check the exported model on, besides its probe.")
+        str | None,
+        typer.Option(
+            metavar="SOURCE",
+            help="Images whose neighbours are compared, at least 256.  [default: the run's own data]",
+        ),
     ] = None,
+    calibrate: Annotated[
+        str | None,
+        typer.Option(
+            metavar="SOURCE",
+            help="A few hundred images that decide the ranges of INT8.  [default: the run's own data]",
+        ),
+    ] = None,
+    full_range: Annotated[
+        bool,
+        typer.Option(
+            "--full-range",
+            help="int8: 8 bits for weights in place of 7, for CPUs that have VNNI or AMX; others add them up wrongly.",
+        ),
+    ] = False,
+    accept: Annotated[
+        bool, typer.Option("--accept", help="Keep files usable that keep too few neighbours.")
+    ] = False,
 ) -> None:
-    """Export an encoder to ONNX and prove that it computes the same.
+    """Export an encoder to ONNX and prove what each precision keeps of its neighbours.
 
-    Example: simclr export runs/first --check photos/
+    Example: simclr export runs/first --precision fp32,fp16,int8 --check photos/
     """
     with user_errors():
-        from simclr.export import export_model
-        from simclr.runtime import Encoder
+        from simclr.export import ExportConfig, export_model
+        from simclr.export.report import to_lines
 
+        config = ExportConfig(
+            precisions=tuple(precision.replace(" ", "").split(",")),
+            check=check,
+            calibrate=calibrate,
+            accept=accept,
+            full_range=full_range,
+        )
         if source is None:
             from simclr.pretrain.run_folder import newest_run
 
@@ -355,18 +390,23 @@ def export(
                 )
             source = str(newest)
             note(f"exporting {source}")
-        folder = export_model(
-            source, out=out, encoder=encoder, image_size=image_size, pretrained=not no_pretrained, check=check
-        )
-        info = Encoder.open(folder).info
-    for name, file in info.files.items():
-        typer.echo(f"{folder / name}  {file.precision}  {(folder / name).stat().st_size / 1e6:.1f} MB")
-    parity = info.parity
-    batches = ", ".join(map(str, parity["batches"]))
-    typer.echo(
-        f"parity: {parity['images']} images at batch {batches}: smallest cosine {parity['min_cosine']:.7f}"
-    )
-    note(f"next: simclr embed PHOTOS --model {folder} --index out.faiss")
+        with progress.show("export") as update:
+            exported = export_model(
+                source,
+                config,
+                out=out,
+                encoder=encoder,
+                image_size=image_size,
+                pretrained=not no_pretrained,
+                progress=update,
+                note=note,
+            )
+        for row in exported.rows:
+            typer.echo(exported.folder / row.name)
+        for line in to_lines(exported.rows):
+            typer.echo(line)
+        exported.refuse_failed()
+    note(f"next: simclr embed PHOTOS --model {exported.folder} --index out.faiss")
 
 
 @app.command()
@@ -380,7 +420,14 @@ def embed(
         Path | None, typer.Option(help="Export folder.  [default: the store's own, else the newest export]")
     ] = None,
     backend: Annotated[
-        str, typer.Option(help="auto, cpu or cuda. A named backend is used or refused.")
+        str,
+        typer.Option(
+            help="auto, or one of trt, ort-trt, ort-cuda, ort-cpu, which is then used or refused. auto takes the best that starts."
+        ),
+    ] = "auto",
+    precision: Annotated[
+        str,
+        typer.Option(help="auto, fp32, fp16, bf16, int8 or int8-trt. auto: fp16 on a GPU, else fp32."),
     ] = "auto",
 ) -> None:
     """Embed folders of images and index them; run it again to bring both in step with the folders.
@@ -405,7 +452,8 @@ def embed(
             model = own or newest_export()
             if own is None:
                 note(f"model: {model}")
-        encoder = Encoder.open(model, backend=backend)
+        encoder = Encoder.open(model, backend=backend, precision=precision, note=note)
+        note(encoder.choice)
         with progress.show("embed") as update:
             report = embed_folders(source, store, encoder, model=encoder.folder, progress=update)
         typer.echo(

@@ -98,8 +98,8 @@ def run_demo(
     exports = {
         "untrained encoder": export_model(
             f"timm:{config.encoder}", image_size=SIZE, pretrained=False, out=out / "untrained"
-        ),
-        "trained encoder": export_model(trained_run),
+        ).folder,
+        "trained encoder": export_model(trained_run).folder,
     }
 
     accuracy = {"raw pixels": _raw_accuracy(images)}

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from simclr.artifacts import EncoderInfo
 from simclr.cpus import available_cpus
 from simclr.encoder import weights_sha256
-from simclr.export.onnx import write_export
+from simclr.export.folder import write_export
 from simclr.preprocess import Recipe
 
 torch.set_num_threads(available_cpus())
@@ -39,7 +39,7 @@ def export_grid_colours(out: Path, *, gain: float = 1.0) -> Path:
         weights_sha256=weights_sha256(model.state_dict()),
         recipe=Recipe(size=16, crop=1.0, mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0)),
     )
-    return write_export(model, info, out)
+    return write_export(model, info, out).folder
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -17,7 +17,7 @@ def test_a_folder_becomes_a_running_search(noise_photos, tmp_path):
         data=str(noise_photos), encoder="test_resnet", image_size=32, batch_size=8, epochs=1, workers=0
     )
     folder = run(config, out=tmp_path / "run")
-    export = export_model(folder)
+    export = export_model(folder).folder
     encoder = Encoder.open(folder)  # finds the export in it
     report = embed_folders([noise_photos], tmp_path / "out.store", encoder, model=export)
     assert (report.added, report.skipped) == (16, [])

@@ -31,7 +31,7 @@ from numpy.typing import NDArray
 from simclr.artifacts import ShardInfo, StoreInfo, file_sha256, write_atomically
 from simclr.errors import ArtifactError, EncoderMismatch, reason
 from simclr.runtime.model_files import MANIFEST_FILE as MODEL_MANIFEST
-from simclr.runtime.model_files import PROBE_FILE
+from simclr.runtime.model_files import PROBE_FILE, open_folder
 
 MANIFEST_FILE = "manifest.json"
 SKIPPED_FILE = "skipped.csv"
@@ -166,7 +166,8 @@ class Store:
         (folder / "img_emb").mkdir(exist_ok=True)
         (folder / "metadata").mkdir(exist_ok=True)
         (folder / MODEL_FOLDER).mkdir(exist_ok=True)
-        for name in (MODEL_FILE, PROBE_FILE, MODEL_MANIFEST):
+        _, exported = open_folder(model)
+        for name in (*exported.files, PROBE_FILE, MODEL_MANIFEST):
             shutil.copyfile(model / name, folder / MODEL_FOLDER / name)
         info = StoreInfo(
             uid=uuid.uuid4().hex,

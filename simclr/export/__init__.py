@@ -1,5 +1,5 @@
-"""An encoder -> a self-contained ONNX model that is proved to compute the same."""
+"""An encoder -> self-contained ONNX files, each with a verdict on its neighbours."""
 
-from simclr.export.onnx import export_model
+from simclr.export.folder import ExportConfig, Exported, export_model
 
-__all__ = ["export_model"]
+__all__ = ["ExportConfig", "Exported", "export_model"]

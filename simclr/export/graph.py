@@ -6,6 +6,7 @@ Normalisation is inside, so that nobody can apply it twice or not at all. The ca
 which NVIDIA's parser refuses on uint8, and `.contiguous()` keeps timm's global pooling free of `as_strided`.
 """
 
+import copy
 from collections import Counter
 
 import torch
@@ -14,11 +15,25 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 
 class EncoderGraph(nn.Module):
-    """images (N, H, W, C) uint8 -> embedding (N, D) float32 of unit length."""
+    """images (N, H, W, C) uint8 -> embedding (N, D) float32 of unit length.
 
-    def __init__(self, encoder: nn.Module, *, mean: tuple[float, ...], std: tuple[float, ...]) -> None:
+    The encoder computes in `dtype`. Batch norms are folded in float32 before its weights are narrowed: that halves the
+    error of fp16, and the exporter's own folding writes float32 weights into bf16 convolutions. Normalisation before and
+    length after it stay float32, where nothing overflows.
+    """
+
+    def __init__(
+        self,
+        encoder: nn.Module,
+        *,
+        mean: tuple[float, ...],
+        std: tuple[float, ...],
+        dtype: torch.dtype = torch.float32,
+    ) -> None:
         super().__init__()
-        self.encoder = fold_bn(encoder.eval())
+        folded = fold_bn(encoder.eval())
+        self.encoder = folded if dtype == torch.float32 else copy.deepcopy(folded).to(dtype)
+        self.dtype = dtype
         mean_C, std_C = torch.tensor(mean) * 255, torch.tensor(std) * 255
         self.register_buffer("scale", (1 / std_C).view(1, 3, 1, 1))
         self.register_buffer("shift", (-mean_C / std_C).view(1, 3, 1, 1))
@@ -27,7 +42,7 @@ class EncoderGraph(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         assert isinstance(self.scale, Tensor) and isinstance(self.shift, Tensor)
         x = images.to(torch.float32).permute(0, 3, 1, 2).contiguous()
-        z = self.encoder(x * self.scale + self.shift)
+        z = self.encoder((x * self.scale + self.shift).to(self.dtype)).to(torch.float32)
         # not F.normalize, which exports an Expand
         unit: Tensor = z / torch.linalg.vector_norm(z, dim=-1, keepdim=True).clamp_min(1e-12)
         return unit

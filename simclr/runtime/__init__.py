@@ -1,7 +1,7 @@
 """Open an exported model: uint8 images -> unit-length float32 vectors. No torch.
 
-    encoder = Encoder.open("runs/x/export")
-    vectors = encoder.encode(["a.jpg", "b.jpg"])        # (2, D)
+encoder = Encoder.open("runs/x/export")
+vectors = encoder.encode(["a.jpg", "b.jpg"])        # (2, D)
 """
 
 from simclr.runtime.encoder import Encoder, Encodes, open_picture

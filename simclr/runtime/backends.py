@@ -33,7 +33,12 @@ RUNS = {
     "ort-cpu": ("fp32", "fp16", "int8", "int8-trt"),
 }
 """Backend -> precisions it can run. The CPU has no kernels for bf16."""
-UNASKED = {"trt": ("fp16", "fp32"), "ort-trt": ("fp16", "fp32"), "ort-cuda": ("fp16", "fp32"), "ort-cpu": ("fp32",)}
+UNASKED = {
+    "trt": ("fp16", "fp32"),
+    "ort-trt": ("fp16", "fp32"),
+    "ort-cuda": ("fp16", "fp32"),
+    "ort-cpu": ("fp32",),
+}
 """Backend -> what is taken where no precision is named, the first that is there and usable. Never INT8, which changes some
 neighbours; on the CPU not fp16, which is computed in fp32 there and gains nothing."""
 
@@ -60,7 +65,9 @@ class Choice:
     def __init__(self, engine: Engine, precision: str, against: list[str]) -> None:
         self.engine = engine
         self.precision = precision
-        self.words = f"backend: {engine.backend}, {precision}" + (f" ({'; '.join(against)})" if against else "")
+        self.words = f"backend: {engine.backend}, {precision}" + (
+            f" ({'; '.join(against)})" if against else ""
+        )
 
 
 def choose(
@@ -134,7 +141,9 @@ def _precision(folder: Path, info: ModelInfo, backend: str, precision: str) -> s
     return next(name for name in UNASKED[backend] if name in there and there[name].usable)
 
 
-def _open(folder: Path, info: ModelInfo, backend: str, precision: str, threads: int | None, note: Note) -> Engine:
+def _open(
+    folder: Path, info: ModelInfo, backend: str, precision: str, threads: int | None, note: Note
+) -> Engine:
     if backend == "trt":
         from simclr.runtime.tensorrt import open_trt
 

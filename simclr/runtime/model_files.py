@@ -60,7 +60,9 @@ def read_model(folder: Path, info: ModelInfo, precision: str) -> bytes:
 def read_verified(path: Path, *, size: int, sha256: str) -> bytes:
     """The bytes of a file that the manifest beside it vouches for. Raises ArtifactError where it does not."""
     try:
-        found = path.stat().st_size  # before reading: what a manifest does not expect is not loaded into memory
+        found = (
+            path.stat().st_size
+        )  # before reading: what a manifest does not expect is not loaded into memory
         data = path.read_bytes() if found == size else b""
     except OSError as exc:
         raise ArtifactError(f"{path}: cannot be read ({exc.strerror or exc}).") from exc

@@ -34,11 +34,11 @@ class Engine(Protocol):
 
 def check_probe(engine: Engine, folder: Path, info: ModelInfo, precision: str) -> None:
     """Raises ExportMismatch if a probe image is more than twice as far from its fp32 vector as at export."""
+    images, expected = read_probe(folder, info)
     file = info.files[FILE_OF[precision]]
     key = (file.sha256, info.probe_sha256, engine.backend)
     if key in _checked:
         return
-    images, expected = read_probe(folder, info)
     cosine = (engine(images[:IMAGES]) * expected[:IMAGES]).sum(1)
     floor = 1 - 2 * (1 - file.probe_cosine) - SLACK
     if not cosine.min() >= floor:  # also catches nan
@@ -57,7 +57,9 @@ def read_probe(folder: Path, info: ModelInfo) -> tuple[NDArray[np.uint8], NDArra
         with np.load(io.BytesIO(data), allow_pickle=False) as probe:
             return probe["images"], probe["embeddings"]
     except (ValueError, KeyError, OSError) as exc:
-        raise ArtifactError(f"{folder / PROBE_FILE}: holds no probe ({exc}). Run `simclr export` again.") from exc
+        raise ArtifactError(
+            f"{folder / PROBE_FILE}: holds no probe ({exc}). Run `simclr export` again."
+        ) from exc
 
 
 def _versions(info: ModelInfo) -> str:

@@ -13,12 +13,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from simclr.cache_folder import cache_folder
 from simclr.errors import ImageError
 from simclr.sources.cache import (
     UNKNOWN,
     Note,
     Stamp,
-    cache_folder,
     key_of,
     load_arrays,
     remember,

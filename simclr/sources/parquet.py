@@ -12,8 +12,9 @@ from typing import Any
 import numpy as np
 
 from simclr.artifacts import write_atomically
+from simclr.cache_folder import cache_folder
 from simclr.errors import ConfigError, ImageError, MissingExtra, reason
-from simclr.sources.cache import Note, cache_folder, key_of, load_arrays, needed, save_arrays
+from simclr.sources.cache import Note, key_of, load_arrays, needed, save_arrays
 from simclr.sources.collection import Collection, Files, Spans
 from simclr.sources.names import Names
 from simclr.sources.patterns import short_names

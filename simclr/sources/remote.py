@@ -12,8 +12,9 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from simclr.artifacts import write_atomically
+from simclr.cache_folder import cache_folder
 from simclr.errors import ConfigError, ImageError, MissingExtra, SimclrError, reason
-from simclr.sources.cache import Note, cache_folder, key_of, needed
+from simclr.sources.cache import Note, key_of, needed
 from simclr.sources.patterns import expand_braces
 
 T = TypeVar("T")

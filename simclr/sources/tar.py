@@ -12,8 +12,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from simclr.cache_folder import cache_folder
 from simclr.errors import ConfigError, ImageError, reason
-from simclr.sources.cache import UNKNOWN, Note, cache_folder, key_of, load_arrays, remember, stamp_of
+from simclr.sources.cache import UNKNOWN, Note, key_of, load_arrays, remember, stamp_of
 from simclr.sources.collection import Spans
 from simclr.sources.names import Names
 from simclr.sources.patterns import short_names

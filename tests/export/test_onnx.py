@@ -196,7 +196,7 @@ def test_vectors_are_those_of_plain_timm_on_normalised_floats(resnet: Path) -> N
     config = plain.pretrained_cfg
     normalised = (pixels / 255 - config["mean"]) / config["std"]
     expected = F.normalize(plain(torch.from_numpy(normalised.transpose(0, 3, 1, 2)).float()), dim=1)
-    found = Encoder.open(resnet, backend="cpu").encode(pixels)
+    found = Encoder.open(resnet, backend="ort-cpu").encode(pixels)
     assert np.allclose(np.linalg.norm(found, axis=1), 1, atol=1e-6)
     assert np.abs(found - expected.numpy()).max() < 1e-5
 
@@ -220,7 +220,7 @@ def test_a_run_folder_is_exported_into_itself(tmp_path: Path) -> None:
             info.recipe.std
         )
         expected = F.normalize(model(x.permute(0, 3, 1, 2)), dim=1)
-        found = Encoder.open(tmp_path, backend="cpu").encode(probe["images"])
+        found = Encoder.open(tmp_path, backend="ort-cpu").encode(probe["images"])
     assert np.abs(found - expected.numpy()).max() < 1e-5
 
 
