@@ -108,5 +108,5 @@ def test_nan_is_no_agreement(opened: tuple[Path, ModelInfo]) -> None:
 def test_every_opening_checks_it(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     read = probe.read_probe
     monkeypatch.setattr(probe, "read_probe", lambda *args: (read(*args)[0], -read(*args)[1]))
-    with pytest.raises(ExportMismatch, match="has cosine -1.000000"):
+    with pytest.raises(ExportMismatch, match=r"has cosine -1\.000000"):
         Encoder.open(model, backend="ort-cpu")
