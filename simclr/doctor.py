@@ -4,6 +4,8 @@
 """
 
 import importlib
+import importlib.util
+import os
 import platform
 import shutil
 import subprocess
@@ -44,7 +46,9 @@ class Machine:
     python: str
     platform: str
     cores: int
-    """That this process may use."""
+    """That this process may use: as many threads as ONNX Runtime, FAISS and torch are told."""
+    host_cores: int
+    """That libraries see which ask the host."""
     memory_free: int
     """Bytes; UNKNOWN where the system does not say."""
 
@@ -52,7 +56,9 @@ class Machine:
     def words(self) -> str:
         free = "unknown" if self.memory_free == UNKNOWN else f"{self.memory_free / 2**30:.1f} GiB"
         versions = f"{self.simclr}, Python {self.python}, {self.platform}"
-        return f"{_line('simclr', versions)}\n{_line('machine', f'{self.cores} cores usable, {free} memory free')}"
+        of = f" of the host's {self.host_cores}" if self.host_cores > self.cores else ""
+        machine = f"{self.cores} cores usable{of}, as many threads; {free} memory free"
+        return f"{_line('simclr', versions)}\n{_line('machine', machine)}"
 
 
 @dataclass(frozen=True)
@@ -103,7 +109,12 @@ def _line(name: str, words: str) -> str:
 def examine() -> Iterator[Machine | Capability | Gpu | Check]:
     """Everything, in the order to read it in. Imports ONNX Runtime, torch and torchvision where they are installed."""
     yield Machine(
-        simclr.__version__, platform.python_version(), platform.platform(), available_cpus(), free_memory()
+        simclr.__version__,
+        platform.python_version(),
+        platform.platform(),
+        available_cpus(),
+        os.cpu_count() or 1,
+        free_memory(),
     )
     installed, graphics = versions(), gpus()
     has_gpu = any(isinstance(part, Gpu) for part in graphics)
@@ -111,7 +122,10 @@ def examine() -> Iterator[Machine | Capability | Gpu | Check]:
     yield from clashes(installed, has_gpu=has_gpu)
     yield from graphics
     yield from check_onnxruntime(installed, has_gpu=has_gpu)
+    yield from check_backends(installed)
+    yield from check_tensorrt(installed, has_gpu=has_gpu)
     yield from check_torch(installed)
+    yield from check_decoders()
 
 
 # ---- packages
@@ -196,6 +210,61 @@ def check_onnxruntime(installed: Mapping[str, str], *, has_gpu: bool) -> Iterato
         yield Check("ONNX Runtime", f"{result}: none for the GPU", fix)
     else:
         yield Check("ONNX Runtime", result)
+
+
+def check_backends(installed: Mapping[str, str]) -> Iterator[Check]:
+    """What ONNX Runtime offers may still not start: each computes something."""
+    if not any(package in installed for package in CLASHING[0]):
+        return
+    from simclr.runtime.ort import PROVIDERS, available_providers
+    from simclr.runtime.starting import why_not
+
+    try:
+        offered = available_providers()
+    except Exception:  # said already
+        return
+    for backend, provider in PROVIDERS.items():
+        if provider in offered:
+            reason = why_not(backend)
+            yield Check(f"--backend {backend}", f"does not work: {reason}" if reason else "works")
+
+
+def check_tensorrt(installed: Mapping[str, str], *, has_gpu: bool) -> Iterator[Check]:
+    """Its packages install without its libraries, which come from NVIDIA's own index."""
+    if not any(package.startswith("tensorrt") and "rtx" not in package for package in installed):
+        if has_gpu:
+            yield Check("--backend trt", "TensorRT is not installed", _install("trt"))
+        return
+    try:
+        tensorrt: Any = importlib.import_module("tensorrt")
+        tensorrt.Builder(tensorrt.Logger(tensorrt.Logger.ERROR))
+    except Exception as exc:  # a missing library, no GPU, another CUDA: anything
+        yield Check(
+            "--backend trt",
+            f"TensorRT does not start ({reason(exc)})",
+            None if not has_gpu else _install("trt"),
+        )
+    else:
+        yield Check("--backend trt", f"TensorRT {tensorrt.__version__} starts")
+
+
+def check_decoders() -> Iterator[Check]:
+    """Formats that this Pillow was built without, and HEIC, which takes a package."""
+    from PIL import features
+
+    kinds = {
+        "jpg": "JPEG",
+        "zlib": "PNG",
+        "webp": "WebP",
+        "avif": "AVIF",
+        "jpg_2000": "JPEG 2000",
+        "libtiff": "TIFF",
+    }
+    there = [name for codec, name in kinds.items() if features.check(codec)]
+    absent = [name for name in kinds.values() if name not in there]
+    heic = ["HEIC"] if importlib.util.find_spec("pillow_heif") else []
+    result = f"reads {', '.join(there + heic)}" + (f"; not {', '.join(absent)}" if absent else "")
+    yield Check("images", result, "pip install --upgrade --force-reinstall pillow" if absent else None)
 
 
 def check_torch(installed: Mapping[str, str]) -> Iterator[Check]:

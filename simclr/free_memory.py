@@ -1,5 +1,6 @@
-"""How much memory this process may still take: of the machine, of its container, under its own limit."""
+"""How much memory this process may still take: of the machine, of its container, under its own limit; and has taken."""
 
+import sys
 from pathlib import Path
 
 UNKNOWN = 1 << 62
@@ -9,6 +10,19 @@ UNKNOWN = 1 << 62
 def free_memory() -> int:
     """Bytes; UNKNOWN where the system does not say."""
     return min(_of_machine(Path("/proc/meminfo"), Path("/sys/fs/cgroup")), _below_limit())
+
+
+def resident_peak() -> int:
+    """Bytes of main memory that this process has held at most."""
+    peaks = [
+        1024 * int(line.split()[1]) for line in _lines(Path("/proc/self/status")) if line.startswith("VmHWM")
+    ]
+    if peaks:
+        return peaks[0]
+    import resource  # not Linux, or a kernel that does not say
+
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024
 
 
 def _of_machine(meminfo: Path, cgroup: Path) -> int:

@@ -12,7 +12,7 @@ import simclr
 PACKAGE = Path(simclr.__file__).parent
 ROOT = PACKAGE.parent
 
-LEAVES = {"errors", "cpus", "free_memory", "stopping"}
+LEAVES = {"errors", "cache_folder", "cpus", "free_memory", "stopping"}
 """Everything may use these; they use nothing."""
 
 MAY_IMPORT = {
@@ -29,8 +29,9 @@ MAY_IMPORT = {
     "serve": {"images", "preprocess", "artifacts", "runtime", "embed", "classify"},
     "progress": set(),
     "demo": {"progress", "pretrain", "export", "embed", "classify", "runtime"},
-    "doctor": {"pretrain"},
-    "cli": {"progress", "pretrain", "export", "embed", "classify", "runtime", "demo", "doctor"},
+    "benchmark": {"runtime"},
+    "doctor": {"pretrain", "runtime"},
+    "cli": {"progress", "pretrain", "export", "embed", "classify", "runtime", "benchmark", "demo", "doctor"},
     "__main__": {"cli"},
     "__init__": {"embed", "runtime"},
 }

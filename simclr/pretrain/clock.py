@@ -4,17 +4,17 @@ On a GPU the host runs ahead, so its own clock says nothing about a step: moment
 only when the step's numbers have been read back. Nothing here waits for a GPU.
 """
 
-import sys
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
 import torch
+
+from simclr.free_memory import resident_peak
 
 _BOUND = 0.3
 """Share of the time from which waiting for images is worth a word."""
@@ -127,11 +127,4 @@ def peak_memory(device: torch.device) -> int:
     """Bytes that this process has held at most: on a GPU in tensors there, else in main memory (resident)."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
-    try:
-        lines = Path("/proc/self/status").read_text().splitlines()
-        return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM"))
-    except (OSError, StopIteration):  # not Linux, or a kernel that does not say
-        import resource
-
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-        return peak if sys.platform == "darwin" else peak * 1024
+    return resident_peak()
