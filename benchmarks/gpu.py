@@ -1,4 +1,4 @@
-"""Every check of pretraining that needs a GPU, one after the other, with a dated report: `make gpu`.
+"""Every check that needs a GPU, one after the other, with a dated report: `make gpu`.
 
 Each runs in a process of its own and the report is rewritten after each number, so that what was found stays whatever comes
 next. `--only NAME` runs some again and leaves the others' results in the report. Exit code 1 if a check failed; a goal that
@@ -24,6 +24,7 @@ CHECKS = {
     "waits": "no host synchronisation in a step",
     "cifar": "ResNet-18 at 32 px from a cache on the device",
     "compiled": "same gradients compiled, and compiled once",
+    "inference": "an exported ResNet-50 on every backend against eager and compiled torch",
 }
 
 
@@ -75,7 +76,7 @@ def _folder(options: argparse.Namespace) -> Path:
 
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
-        description="GPU checks of pretraining, with a dated report.",
+        description="GPU checks of pretraining and inference, with a dated report.",
         epilog="checks: " + "; ".join(f"{name}, {what}" for name, what in CHECKS.items()),
     )
     parser.add_argument("--device", choices=["cuda", "cpu"], default="cuda")
