@@ -14,6 +14,7 @@ import os
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, fields, is_dataclass
 from pathlib import Path
+from types import UnionType
 from typing import Any, Self, get_args, get_origin, get_type_hints
 
 from simclr.errors import ArtifactError, ConfigError
@@ -243,6 +244,8 @@ def _build(cls: Any, value: Any) -> Any:
             raise ValueError(f"missing or unknown: {', '.join(sorted(set(value) ^ known))}")
         return cls(**{name: _build(hints[name], value[name]) for name in known})  # type: ignore[operator]
     origin = get_origin(cls)
+    if origin is UnionType:  # `X | None`
+        return None if value is None else _build(get_args(cls)[0], value)
     if origin is tuple and isinstance(value, list):
         return tuple(_build(get_args(cls)[0], item) for item in value)
     if origin is dict and isinstance(value, dict):

@@ -9,6 +9,7 @@ import pytest
 from simclr.artifacts import (
     Artifact,
     EncoderInfo,
+    Fidelity,
     IndexInfo,
     ModelFile,
     ModelInfo,
@@ -30,10 +31,34 @@ ENCODER = EncoderInfo(
 )
 MODEL = ModelInfo(
     encoder=ENCODER,
-    files={"encoder.onnx": ModelFile(sha256="cd" * 32, precision="fp32", opset=18)},
+    files={
+        "encoder.onnx": ModelFile(
+            sha256="cd" * 32,
+            size=94_000_000,
+            precision="fp32",
+            opset=18,
+            probe_cosine=0.9999999,
+            fidelity=Fidelity(
+                images=16,
+                cosine_min=0.9999995,
+                cosine_low=0.9999996,
+                cosine_mean=0.9999998,
+                max_difference=1e-7,
+                recall_1=1.0,
+                recall_10=None,
+                top_1=None,
+                batches=(1, 8),
+                batch_cosine=1.0,
+                measured_on="a provider",
+                passed=True,
+                failed="",
+            ),
+            accepted=False,
+        )
+    },
+    probe_size=2_400_000,
     probe_sha256="ef" * 32,
     max_batch=256,
-    parity={"min_cosine": 1.0, "batches": [1, 2]},
     versions={"torch": "2.14.1"},
 )
 STORE = StoreInfo(
@@ -165,7 +190,7 @@ def test_a_file_of_another_version_says_both_versions(tmp_path: Path) -> None:
         ModelInfo.load(path)
 
 
-@pytest.mark.parametrize("key", ["encoder", "files", "probe_sha256", "max_batch", "parity", "versions"])
+@pytest.mark.parametrize("key", ["encoder", "files", "probe_sha256", "max_batch", "probe_size", "versions"])
 def test_a_missing_key_is_named_with_its_file(tmp_path: Path, key: str) -> None:
     path = edited(tmp_path / "a.json", **{key: None})
     with pytest.raises(
@@ -191,7 +216,7 @@ def test_an_unknown_key_is_named_with_its_file(tmp_path: Path) -> None:
         {"files": {"encoder.onnx": "abc"}},
         {"files": {"encoder.onnx": {"sha256": "a", "precision": "fp32", "opset": "18"}}},
         {"versions": {"torch": 2}},
-        {"parity": "good"},
+        {"probe_size": "good"},
         {"encoder": 5},
         {"encoder": ["name", "small_stem", "width", "weights_sha256", "recipe", "parents"]},
     ],
@@ -203,6 +228,21 @@ def test_a_value_of_the_wrong_type_is_damage_in_the_named_file(
     path = edited(tmp_path / "a.json", **change)
     with pytest.raises(ArtifactError, match=f"^{path}: damaged "):
         ModelInfo.load(path)
+
+
+@pytest.mark.parametrize(
+    ("value", "good"), [(None, True), (0.97, True), (1, True), ("0.97", False), ([1], False)]
+)
+def test_a_number_that_may_be_absent_is_a_number_or_null(tmp_path: Path, value: object, good: bool) -> None:
+    path = edited(tmp_path / "a.json")
+    values = json.loads(path.read_text())
+    values["files"]["encoder.onnx"]["fidelity"]["recall_10"] = value
+    path.write_text(json.dumps(values))
+    if good:
+        assert ModelInfo.load(path).files["encoder.onnx"].fidelity.recall_10 == value
+    else:
+        with pytest.raises(ArtifactError, match=f"^{path}: damaged "):
+            ModelInfo.load(path)
 
 
 def test_a_text_in_place_of_a_list_is_damage(tmp_path: Path) -> None:

@@ -9,14 +9,27 @@ from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 
+import onnxruntime
 import pytest
 from typer.testing import CliRunner
 
 from simclr import doctor
 from simclr.cli import app
-from simclr.doctor import Capability, Check, Gpu, capabilities, check_onnxruntime, check_torch, clashes, gpus
+from simclr.doctor import (
+    Capability,
+    Check,
+    Gpu,
+    capabilities,
+    check_backends,
+    check_onnxruntime,
+    check_tensorrt,
+    check_torch,
+    clashes,
+    gpus,
+)
 from simclr.pretrain import proof
 from simclr.pretrain.proof import Division, Finding
+from simclr.runtime.starting import why_not
 
 ROOT = Path(__file__).parent.parent
 BASE = {"pyarrow": "26.0.1", "simplejpeg": "1.9.0", "pillow": "13.0.0"}
@@ -228,6 +241,58 @@ def test_an_onnxruntime_that_cannot_be_imported_is_put_back(monkeypatch):
     assert clashed == Check("ONNX Runtime", "cannot be imported (no module onnxruntime.capi)")
 
 
+def backends(monkeypatch: pytest.MonkeyPatch, **why_not: str) -> dict[str, str]:
+    """What is said of each backend, where those named fail for the reason given."""
+    offered = ["TensorrtExecutionProvider", "CUDAExecutionProvider", "CPUExecutionProvider"]
+    monkeypatch.setattr("simclr.runtime.ort.available_providers", lambda: offered)
+    monkeypatch.setattr(
+        "simclr.runtime.starting.why_not", lambda name: why_not.get(name.replace("-", "_"), "")
+    )
+    return {check.name: check.result for check in check_backends(ORT_GPU)}
+
+
+def test_a_provider_that_is_offered_and_does_not_start_is_found_out(monkeypatch):
+    assert backends(monkeypatch, ort_trt="libnvinfer.so.10: cannot open") == {
+        "--backend ort-cpu": "works",
+        "--backend ort-cuda": "works",
+        "--backend ort-trt": "does not work: libnvinfer.so.10: cannot open",
+    }
+
+
+def test_a_provider_starts_if_it_computes_the_right_numbers(monkeypatch):
+    assert why_not("ort-cpu") == ""
+    session = onnxruntime.InferenceSession.run
+    monkeypatch.setattr(onnxruntime.InferenceSession, "run", lambda *args: [session(*args)[0] * 1.01])
+    assert why_not("ort-cpu").startswith("computes [[")
+
+
+def test_a_provider_that_fails_at_its_first_batch_does_not_start(monkeypatch):
+    def fails(*args: object) -> None:
+        raise RuntimeError("cuDNN is missing\nand more")
+
+    monkeypatch.setattr(onnxruntime.InferenceSession, "run", fails)
+    assert why_not("ort-cpu") == "fails at its first batch (RuntimeError: cuDNN is missing)"
+
+
+def test_tensorrt_that_has_no_libraries_is_found_out(monkeypatch):
+    importing(monkeypatch, tensorrt=ImportError("libnvinfer.so.11: cannot open shared object file"))
+    (found,) = check_tensorrt({"tensorrt-cu13": "11.4.0"}, has_gpu=True)
+    assert found.result == "TensorRT does not start (libnvinfer.so.11: cannot open shared object file)"
+    assert found.fix == "pip install 'simclr-toolkit[trt]'"
+
+
+def test_tensorrt_that_starts_says_its_version(monkeypatch):
+    logger = SimpleNamespace(ERROR=1)
+    there = SimpleNamespace(
+        __version__="11.4.0", Logger=lambda level: logger, Builder=lambda logger: object()
+    )
+    there.Logger.ERROR = 1
+    importing(monkeypatch, tensorrt=there)
+    assert [
+        check.words.split(None, 2)[2] for check in check_tensorrt({"tensorrt": "11.4.0"}, has_gpu=True)
+    ] == ["TensorRT 11.4.0 starts"]
+
+
 # ---- the command
 
 
@@ -238,9 +303,13 @@ def test_the_command_says_what_this_environment_can_do(monkeypatch):
     lines = {line[:20].rstrip(): line[21:] for line in out.splitlines()}
     assert (code, err) == (0, "")
     assert list(lines) == [
-        "simclr", "machine", *doctor.NEEDS, "GPU", "ONNX Runtime", "torch", "torchvision"
+        "simclr", "machine", *doctor.NEEDS, "GPU", "ONNX Runtime", "--backend ort-cpu", "--backend trt", "torch", "torchvision",
+        "images",
     ]  # fmt: skip
-    assert lines["machine"].endswith(" cores usable, 1.5 GiB memory free")
+    assert lines["machine"].endswith("; 1.5 GiB memory free") and " cores usable" in lines["machine"]
+    assert lines["--backend ort-cpu"] == "works"
+    assert lines["--backend trt"] == "TensorRT is not installed. Run: pip install 'simclr-toolkit[trt]'"
+    assert lines["images"].startswith("reads JPEG, PNG, WebP, ")
     assert lines["GPU"] == "NVIDIA T4, 15360 MiB, driver 580.95"
     assert lines["classify"] == f"scikit-learn {doctor.versions()['scikit-learn']}"
     assert lines["torchvision"] == f"{doctor.versions()['torchvision']} works with torch"
@@ -249,6 +318,7 @@ def test_the_command_says_what_this_environment_can_do(monkeypatch):
 def test_a_machine_with_nothing_installed_is_told_every_line(monkeypatch):
     monkeypatch.setattr(doctor, "versions", dict)
     monkeypatch.setattr(doctor, "gpus", list)
+    monkeypatch.setattr(doctor, "check_decoders", list)
     code, out, _ = run()
     lines = out.splitlines()
     assert code == 0
@@ -266,7 +336,7 @@ def test_json_is_one_object_a_line_with_its_kind(monkeypatch):
     code, out, _ = run("--json")
     parts = [json.loads(line) for line in out.splitlines()]
     assert code == 0
-    assert [part["kind"] for part in parts] == ["machine"] + ["capability"] * 8 + ["gpu"] + ["check"] * 3
+    assert [part["kind"] for part in parts] == ["machine"] + ["capability"] * 8 + ["gpu"] + ["check"] * 6
     assert parts[9] == {"kind": "gpu", "name": "NVIDIA T4", "memory": "15360 MiB", "driver": "580.95"}
 
 

@@ -7,7 +7,7 @@ import base64
 
 import numpy as np
 
-from simclr.errors import SimclrError
+from simclr.errors import SimclrError, reason
 from simclr.runtime.ort import open_ort
 
 _GRAPH = base64.b64decode(
@@ -30,7 +30,7 @@ def why_not(backend: str) -> str:
     except SimclrError as exc:
         return str(exc)
     except Exception as exc:  # ONNX Runtime's own classes derive from Exception and are not all public
-        return f"fails at its first batch ({type(exc).__name__}: {exc})".splitlines()[0]
+        return f"fails at its first batch ({type(exc).__name__}: {reason(exc)})"
     expected = images.mean((1, 2))[:, [0, 2]]
     return (
         ""
