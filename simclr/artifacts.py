@@ -2,6 +2,7 @@
 
     EncoderInfo   encoder.json beside encoder.safetensors   pretrain -> export
     ModelInfo     manifest.json of an export folder         export -> embed, serve
+    PlanInfo      trt/encoder.fp16.plan.json                export -> embed, serve
     StoreInfo     manifest.json of a store                  embed -> index, classify
     IndexInfo     out.faiss.json beside out.faiss           index -> search, serve
 
@@ -150,6 +151,36 @@ class ModelInfo(Artifact):
     probe_sha256: str
     max_batch: int
     versions: dict[str, str]
+
+
+@dataclass(frozen=True, kw_only=True)
+class PlanInfo(Artifact):
+    """A TensorRT plan, and all that a plan is bound to."""
+
+    KIND = "plan"
+
+    sha256: str
+    """Of the plan."""
+    size: int
+    """Bytes."""
+    precision: str
+    onnx_sha256: str
+    """Of the file it was built from."""
+    profiles: tuple[tuple[int, ...], ...]
+    """Smallest, best and largest batch of each optimisation profile."""
+    tensorrt: str
+    cuda: str
+    """Runtime version."""
+    driver: str
+    gpu: str
+    compute_capability: str
+    fidelity: Fidelity | None
+    """Its verdict, where one was given: a plan that is built anew at a load has images for a probe only."""
+    accepted: bool
+
+    @property
+    def usable(self) -> bool:
+        return self.accepted or self.fidelity is None or self.fidelity.passed
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -337,9 +337,10 @@ def export(
         str,
         typer.Option(
             metavar="LIST",
-            help="Some of fp32, fp16, bf16, int8 (for CPUs), int8-trt (for TensorRT), with commas between. fp32 always comes along.",
+            help="Some of fp32, fp16, bf16, int8 (for CPUs), int8-trt (for TensorRT), with commas between. fp32 always comes "
+            "along.  [default: fp32; with --trt also fp16]",
         ),
-    ] = "fp32",
+    ] = "",
     check: Annotated[
         str | None,
         typer.Option(
@@ -364,21 +365,36 @@ def export(
     accept: Annotated[
         bool, typer.Option("--accept", help="Keep files usable that keep too few neighbours.")
     ] = False,
+    trt: Annotated[
+        bool,
+        typer.Option(
+            "--trt",
+            help="Also build TensorRT plans, for the GPU of this machine; SOURCE may be an export folder then.",
+        ),
+    ] = False,
+    parse_only: Annotated[
+        bool,
+        typer.Option(
+            "--parse-only",
+            help="With --trt: only ask NVIDIA's parser and builder, through TensorRT-RTX; needs no GPU.",
+        ),
+    ] = False,
 ) -> None:
-    """Export an encoder to ONNX and prove what each precision keeps of its neighbours.
+    """Export an encoder to ONNX and TensorRT, and prove what each precision keeps of its neighbours.
 
     Example: simclr export runs/first --precision fp32,fp16,int8 --check photos/
     """
     with user_errors():
         from simclr.export import ExportConfig, export_model
         from simclr.export.report import to_lines
+        from simclr.runtime.model_files import MANIFEST_FILE
 
+        if parse_only and not trt:
+            raise ConfigError("--parse-only goes with --trt.")
+        names = precision.replace(" ", "").split(",") if precision else ["fp16"] if trt else []
+        names += ["int8-trt"] if trt and "int8" in names else []
         config = ExportConfig(
-            precisions=tuple(precision.replace(" ", "").split(",")),
-            check=check,
-            calibrate=calibrate,
-            accept=accept,
-            full_range=full_range,
+            precisions=tuple(names), check=check, calibrate=calibrate, accept=accept, full_range=full_range
         )
         if source is None:
             from simclr.pretrain.run_folder import newest_run
@@ -390,23 +406,41 @@ def export(
                 )
             source = str(newest)
             note(f"exporting {source}")
-        with progress.show("export") as update:
-            exported = export_model(
-                source,
-                config,
-                out=out,
-                encoder=encoder,
-                image_size=image_size,
-                pretrained=not no_pretrained,
-                progress=update,
-                note=note,
-            )
-        for row in exported.rows:
-            typer.echo(exported.folder / row.name)
-        for line in to_lines(exported.rows):
-            typer.echo(line)
-        exported.refuse_failed()
-    note(f"next: simclr embed PHOTOS --model {exported.folder} --index out.faiss")
+        folder, exported = Path(source), None
+        if not (trt and (folder / MANIFEST_FILE).exists()):
+            with progress.show("export") as update:
+                exported = export_model(
+                    source,
+                    config,
+                    out=out,
+                    encoder=encoder,
+                    image_size=image_size,
+                    pretrained=not no_pretrained,
+                    progress=update,
+                    note=note,
+                )
+            folder = exported.folder
+            for row in exported.rows:
+                typer.echo(folder / row.name)
+            for line in to_lines(exported.rows):
+                typer.echo(line)
+        if parse_only:
+            from simclr.export.trt_check import judge_all
+
+            for judgement in judge_all(folder, names):
+                typer.echo(judgement.words)
+        elif trt:
+            from simclr.export.plans import build_plans
+            from simclr.export.report import refuse_failed
+
+            run = Path(source) if exported and Path(source).is_dir() else None
+            rows = build_plans(folder, names, check=check, run=run, accept=accept, note=note)
+            for line in to_lines(rows):
+                typer.echo(line)
+            refuse_failed(folder, rows)
+        if exported:
+            exported.refuse_failed()
+    note(f"next: simclr embed PHOTOS --model {folder} --index out.faiss")
 
 
 @app.command()

@@ -5,6 +5,7 @@ SimclrError
   ImageError           no image found, or one that cannot be read
   ArtifactError        a file is missing, damaged, or of another kind or version
     EncoderMismatch    vectors and query come from different encoders
+  TensorRTError        TensorRT refuses a file, or cannot build it here
   ExportMismatch       the exported model does not compute what the encoder computes
   MissingExtra         an optional package is absent; says the install line
 
@@ -30,6 +31,10 @@ class ArtifactError(SimclrError):
 
 class EncoderMismatch(ArtifactError):
     """Vectors and query come from different encoders."""
+
+
+class TensorRTError(SimclrError):
+    """TensorRT refuses a file, or cannot build it here."""
 
 
 class ExportMismatch(SimclrError):

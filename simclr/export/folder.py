@@ -26,11 +26,9 @@ from simclr.export.graph import EncoderGraph
 from simclr.export.int8 import quantize
 from simclr.export.judging import MAX_BATCH, Judge, Progress
 from simclr.export.onnx import DTYPE, OPSET, save_onnx
-from simclr.export.report import Row, to_markdown
+from simclr.export.report import REPORT_FILE, Row, refuse_failed, to_markdown
 from simclr.export.source import open_source
 from simclr.runtime.model_files import FILE_OF, MANIFEST_FILE, MODEL_FILE, PROBE_FILE
-
-REPORT_FILE = "FIDELITY.md"
 
 Note = Callable[[str], None]
 
@@ -67,11 +65,7 @@ class Exported:
 
     def refuse_failed(self) -> None:
         """Raises ExportMismatch if a file is marked unusable."""
-        if failed := [row for row in self.rows if not row.file.usable]:
-            said = "; ".join(f"{row.name}: {row.file.fidelity.failed}" for row in failed)
-            raise ExportMismatch(
-                f"{self.folder}: {said}. Marked unusable; the other files are good. Keep it all the same with --accept."
-            )
+        refuse_failed(self.folder, self.rows)
 
 
 def export_model(

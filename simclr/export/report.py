@@ -2,8 +2,12 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from simclr.artifacts import EncoderInfo, ModelFile
+from simclr.errors import ExportMismatch
+
+REPORT_FILE = "FIDELITY.md"
 
 _COLUMNS = (
     "precision", "MB", "cosine min", "1 %", "mean", "recall@1", "recall@10", "top-1", "batches", "images/s", "verdict",
@@ -51,8 +55,17 @@ class Row:
         )
 
 
+def refuse_failed(folder: Path, rows: Sequence[Row]) -> None:
+    """Raises ExportMismatch if a file is marked unusable."""
+    if failed := [row for row in rows if not row.file.usable]:
+        said = "; ".join(f"{row.name}: {row.file.fidelity.failed}" for row in failed)
+        raise ExportMismatch(
+            f"{folder}: {said}. Marked unusable; the other files are good. Keep it all the same with --accept."
+        )
+
+
 def to_lines(rows: Sequence[Row]) -> list[str]:
-    """A table for the terminal, then the recommendation."""
+    """A table for the terminal, then the recommendation. The first row is fp32's."""
     cells = [_COLUMNS, *(row.cells for row in rows)]
     widths = [max(len(line[i]) for line in cells) for i in range(len(_COLUMNS))]
     table = [
@@ -63,7 +76,7 @@ def to_lines(rows: Sequence[Row]) -> list[str]:
 
 def recommendation(rows: Sequence[Row]) -> str:
     """The fastest usable precision of those that run here, and what it costs."""
-    fp32 = next(row for row in rows if row.file.precision == "fp32")
+    fp32 = rows[0]
     best = max((row for row in rows if row.file.usable and row.speed), key=lambda row: row.best)
     recall = best.file.fidelity.recall_10
     if best.best < _WORTH * fp32.best:
