@@ -8,6 +8,7 @@ import gc
 import importlib.metadata
 import shutil
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -20,20 +21,10 @@ from torch.nn import functional as F
 import simclr
 from simclr.artifacts import EncoderInfo, ModelFile, ModelInfo, file_sha256
 from simclr.cpus import available_cpus
-from simclr.encoder import (
-    INFO_FILE,
-    WEIGHTS_FILE,
-    build_encoder,
-    default_recipe,
-    feature_width,
-    load_encoder,
-    load_weights,
-    wants_small_stem,
-    weights_sha256,
-)
-from simclr.errors import ArtifactError, ConfigError, ImageError
+from simclr.errors import ConfigError, ImageError
 from simclr.export.graph import EncoderGraph
 from simclr.export.parity import check_parity
+from simclr.export.source import Channels, open_source
 from simclr.images import decode
 from simclr.preprocess import Recipe
 from simclr.runtime import COSINE_FLOOR, MANIFEST_FILE, MODEL_FILE, PROBE_FILE, open_session
@@ -51,17 +42,29 @@ def export_model(
     out: Path | None = None,
     encoder: str | None = None,
     image_size: int | None = None,
+    mean: Channels | None = None,
+    std: Channels | None = None,
     pretrained: bool = True,
     check: Path | None = None,
+    note: Callable[[str], None] = lambda line: None,
 ) -> Path:
     """Export an encoder; returns the export folder (default: RUN/export, or export/NAME).
 
     `source`: a run folder; `timm:NAME`, with its pretrained weights unless `pretrained` is False; or a weights
-    file (.safetensors, torch), for which `encoder` names the timm model. `check`: a folder whose first images
-    join the parity check. Raises ExportMismatch if the exported model does not agree, and writes nothing then.
+    file (.safetensors, torch), for which `encoder` names the timm model. `image_size`, and `mean` and `std` of values
+    in 0..1, are for the latter two. `check`: a folder whose first images join the parity check. `note` is told what
+    was taken from a weights file. Raises ExportMismatch if the exported model does not agree, and writes nothing then.
     """
     torch.set_num_threads(available_cpus())
-    model, info, default_out = _open_source(str(source), encoder, image_size, pretrained)
+    model, info, default_out = open_source(
+        str(source),
+        encoder=encoder,
+        image_size=image_size,
+        pretrained=pretrained,
+        mean=mean,
+        std=std,
+        note=note,
+    )
     return write_export(model, info, out or default_out, check=check)
 
 
@@ -137,66 +140,6 @@ def probe_images(recipe: Recipe) -> tuple[NDArray[np.uint8], list[str]]:
         )
         images.append(np.clip(np.rint(field), 0, 255).astype(np.uint8).transpose(1, 2, 0))
     return np.stack(images), [f"probe image {i}" for i in range(PROBE_IMAGES)]
-
-
-def _open_source(
-    source: str, encoder: str | None, image_size: int | None, pretrained: bool
-) -> tuple[nn.Module, EncoderInfo, Path]:
-    """The encoder in eval mode, its description, and where its export goes by default."""
-    path = Path(source)
-    if path.is_dir():
-        if not (path / INFO_FILE).exists():
-            raise ArtifactError(
-                f"{path}: holds no encoder. Give a run folder that `simclr pretrain` has written."
-            )
-        if encoder or image_size:
-            raise ConfigError(
-                f"{path}: a run knows its encoder and image size. Leave out --encoder and --image-size."
-            )
-        model, info = load_encoder(path)
-        return model, info, path / "export"
-    if source.startswith("timm:"):
-        name = source.removeprefix("timm:")
-        torch.manual_seed(0)  # random weights are the same every time
-        small = wants_small_stem(name, image_size or 224)
-        if small and pretrained:
-            small = False  # pretrained weights fit the stem they were trained with
-        model = build_encoder(name, small_stem=small, pretrained=pretrained)
-        parents = {"timm": name, "pretrained": pretrained}
-        info = _describe(model, name, small, image_size, parents)
-        return model.eval(), info, Path("export") / name
-    if not path.exists():
-        raise ArtifactError(
-            f"{source}: no such run folder or weights file. For a timm model write timm:{source}."
-        )
-    if path.name == WEIGHTS_FILE and (path.parent / INFO_FILE).exists() and not encoder:
-        return _open_source(str(path.parent), None, image_size, pretrained)
-    if not encoder:
-        raise ConfigError(
-            f"{path}: a weights file does not say what it is for. Name the timm model with --encoder."
-        )
-    small = wants_small_stem(encoder, image_size or 224)
-    model = build_encoder(encoder, small_stem=small)
-    load_weights(model, path)
-    return (
-        model.eval(),
-        _describe(model, encoder, small, image_size, {"file": path.name}),
-        path.with_suffix("") / "export",
-    )
-
-
-def _describe(
-    model: nn.Module, name: str, small_stem: bool, image_size: int | None, parents: dict[str, object]
-) -> EncoderInfo:
-    recipe = default_recipe(name, image_size=image_size)
-    return EncoderInfo(
-        name=name,
-        small_stem=small_stem,
-        width=feature_width(model, recipe.size),
-        weights_sha256=weights_sha256(model.state_dict()),
-        recipe=recipe,
-        parents=dict(parents),
-    )
 
 
 def _check_images(folder: Path, recipe: Recipe, limit: int = 64) -> tuple[NDArray[np.uint8], list[str]]:
