@@ -125,7 +125,7 @@ def _refusal(source: str, encoder: nn.Module, fit: Fit) -> ArtifactError:
     wrong += [f"{name} is missing" for name in fit.missing]
     return ArtifactError(
         f"{source}: weights of another architecture ({len(fit.tensors)} of {total} tensors fit; {_some(wrong, 2)}). "
-        "Name theirs with --encoder."
+        "Name theirs with --encoder; docs/weights.md has the namings that are known."
     )
 
 
@@ -188,7 +188,7 @@ def _spellings(encoder: nn.Module) -> Iterator[tuple[str, dict[str, str]]]:
     for words, theirs in numberings.items():
         spelt = {name.replace(".downsample.", ".shortcut."): mine for name, mine in theirs.items()}
         if spelt != theirs:
-            yield f"{words} shortcut for downsample".strip(), spelt
+            yield f"{words}, shortcut for downsample".removeprefix(", "), spelt
     if "cls_token" in plain:
         yield "torchvision's ViT", {_torchvision_vit(name): name for name in own}
 

@@ -104,7 +104,9 @@ def test_starting_from_another_architecture_is_refused(tmp_path):
     assert str(error.value).startswith(
         f"{path}: weights of another architecture (0 of {counted} tensors fit; "
     )
-    assert str(error.value).endswith(" Name theirs with --encoder.")
+    assert str(error.value).endswith(
+        " Name theirs with --encoder; docs/weights.md has the namings that are known."
+    )
     assert all(torch.equal(target.state_dict()[name], tensor) for name, tensor in before.items())
 
 
@@ -249,7 +251,7 @@ LIBRARIES: dict[str, tuple[Callable[[nn.Module, nn.Module], Any], tuple[str, str
     ),
     "lightly's ResNet": (
         lambda net, _: under("backbone.", like_lightlys_resnet(net)),
-        ("", "backbone.", "weighted parts by number shortcut for downsample"),
+        ("", "backbone.", "weighted parts by number, shortcut for downsample"),
     ),
     "VISSL": (
         lambda net, _: {
@@ -413,7 +415,7 @@ def test_weights_of_another_architecture_are_refused_with_examples(tmp_path):
     total = len(target.state_dict())
     assert refused(path, target) == (
         f"{path}: weights of another architecture ({total - 4} of {total} tensors fit; bn1.weight has another shape than (64,), "
-        "layer1.0.conv1.weight is missing and 2 more). Name theirs with --encoder."
+        "layer1.0.conv1.weight is missing and 2 more). Name theirs with --encoder; docs/weights.md has the namings that are known."
     )
 
 

@@ -55,7 +55,7 @@ def test_a_weights_file_gives_its_encoder_and_says_where_it_was(moco: Path) -> N
         "Others with --image-size, --mean and --std.",
     ]
     assert info.parents == {
-        "file": "moco.pth.tar", "wrapper": "state_dict", "prefix": "module.encoder_q.", "naming": ""
+        "file": "moco.pth.tar", "wrapper": "state_dict", "prefix": "module.encoder_q."
     }  # fmt: skip
     assert info.weights_sha256 == weights_sha256(model.state_dict())
     assert not model.training
