@@ -142,11 +142,8 @@ def _open_file(
         note("stem: small, 3x3 with stride 1 and no max-pool, as its conv1 in the file")
     elif has_resnet_stem(model) and size <= SMALL_IMAGE:
         note("stem: 7x7 with stride 2 and max-pool, as its conv1 in the file, though the images are small")
-    return (
-        model,
-        small,
-        {"file": path.name, "wrapper": fit.wrapper, "prefix": fit.prefix, "naming": fit.naming},
-    )
+    place = {"wrapper": fit.wrapper, "prefix": fit.prefix, "naming": fit.naming}
+    return model, small, {"file": path.name} | {key: words for key, words in place.items() if words}
 
 
 def _words(values: Channels) -> str:

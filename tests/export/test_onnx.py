@@ -232,7 +232,10 @@ def test_a_weights_file_is_exported_with_the_encoder_named(tmp_path: Path) -> No
     assert out == tmp_path / "mine" / "export"
     info = ModelInfo.load(out / "manifest.json").encoder
     own = {name: tensor for name, tensor in state.items() if not name.startswith("fc.")}
-    assert (info.weights_sha256, info.parents) == (weights_sha256(own), {"file": "mine.pth", "wrapper": "state_dict"})
+    assert (info.weights_sha256, info.parents) == (
+        weights_sha256(own),
+        {"file": "mine.pth", "wrapper": "state_dict"},
+    )
 
 
 # --- parity --------------------------------------------------------------------------------------
