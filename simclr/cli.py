@@ -137,7 +137,10 @@ def pretrain(
     seed: Annotated[int | None, typer.Option(help="[default: 0]")] = None,
     weights: Annotated[
         str | None,
-        typer.Option(metavar="FILE|timm:NAME", help="Encoder weights to start from.  [default: random]"),
+        typer.Option(
+            metavar="RUN|FILE|timm:NAME",
+            help="Encoder weights to start from; see docs/weights.md.  [default: random]",
+        ),
     ] = None,
     recipe: Annotated[
         str | None,
@@ -328,7 +331,19 @@ def export(
     out: Annotated[Path | None, typer.Option(help="Export folder.  [default: RUN/export]")] = None,
     encoder: Annotated[str | None, typer.Option(help="timm model name that a weights file is for.")] = None,
     image_size: Annotated[
-        int | None, typer.Option(min=1, help="Side in pixels, for timm models and weights files.")
+        int | None,
+        typer.Option(
+            "--image-size", "--size", min=1, help="Side in pixels, for timm models and weights files."
+        ),
+    ] = None,
+    mean: Annotated[
+        str | None,
+        typer.Option(
+            metavar="R,G,B", help="Mean of each channel, in 0..1, likewise.  [default: what timm documents]"
+        ),
+    ] = None,
+    std: Annotated[
+        str | None, typer.Option(metavar="R,G,B", help="Standard deviation of each channel, likewise.")
     ] = None,
     no_pretrained: Annotated[
         bool, typer.Option("--no-pretrained", help="timm: random weights, the same every time.")
@@ -387,6 +402,7 @@ def export(
     with user_errors():
         from simclr.export import ExportConfig, export_model
         from simclr.export.report import to_lines
+        from simclr.export.source import parse_channels
         from simclr.runtime.model_files import MANIFEST_FILE
 
         if parse_only and not trt:
@@ -415,6 +431,8 @@ def export(
                     out=out,
                     encoder=encoder,
                     image_size=image_size,
+                    mean=parse_channels("--mean", mean) if mean is not None else None,
+                    std=parse_channels("--std", std) if std is not None else None,
                     pretrained=not no_pretrained,
                     progress=update,
                     note=note,

@@ -1,4 +1,4 @@
-"""Build a timm encoder by name, say what it expects, load and digest its weights. No head, no training.
+"""Build a timm encoder by name, say what it expects, save, load and digest its weights. No head, no training.
 
 An encoder takes (B, 3, size, size) float images, normalised, and gives (B, width) pooled features.
 """
@@ -53,7 +53,7 @@ def wants_small_stem(name: str, image_size: int) -> bool:
     if image_size > SMALL_IMAGE:
         return False
     with torch.device("meta"):
-        return _has_resnet_stem(build_encoder(name))
+        return has_resnet_stem(build_encoder(name))
 
 
 def default_recipe(name: str, *, image_size: int | None = None) -> Recipe:
@@ -114,67 +114,36 @@ def save_encoder(folder: Path, encoder: nn.Module, info: EncoderInfo) -> None:
 def load_encoder(folder: Path) -> tuple[nn.Module, EncoderInfo]:
     """Read what `save_encoder` wrote; in eval mode. Raises ArtifactError if weights and info disagree."""
     info = EncoderInfo.load(folder / INFO_FILE)
-    encoder = build_encoder(info.name, small_stem=info.small_stem)
     path = folder / WEIGHTS_FILE
-    load_weights(encoder, path)
-    if weights_sha256(encoder.state_dict()) != info.weights_sha256:
+    try:
+        state = load_file(path)
+    except FileNotFoundError:
+        raise ArtifactError(f"{path}: no such file.") from None
+    except Exception as exc:  # safetensors raises anything on damaged files
+        raise ArtifactError(
+            f"{path}: damaged ({reason(exc)}). Run `simclr pretrain --resume` again."
+        ) from exc
+    if weights_sha256(state) != info.weights_sha256:
         raise ArtifactError(
             f"{path}: does not match {INFO_FILE} beside it. Run `simclr pretrain --resume` again."
         )
+    encoder = build_encoder(info.name, small_stem=info.small_stem)
+    try:
+        encoder.load_state_dict(state)
+    except RuntimeError as exc:
+        raise ArtifactError(
+            f"{path}: timm {timm.__version__} builds {info.name} with other tensors. Use the timm it was trained with."
+        ) from exc
     return encoder.eval(), info
 
 
-def load_weights(encoder: nn.Module, path: Path) -> None:
-    """Fill an encoder from a .safetensors file or a torch state dict; a classifier in the file is left out.
-
-    Raises ArtifactError if the file is missing, damaged, or made for another architecture.
-    """
-    state = read_weights(path)
-    own = encoder.state_dict()
-    missing = sorted(own.keys() - state.keys())
-    wrong = sorted(name for name in own.keys() & state.keys() if own[name].shape != state[name].shape)
-    if missing or wrong:
-        example = (
-            f"{missing[0]} is missing" if missing else f"{wrong[0]} has shape {tuple(state[wrong[0]].shape)}"
-        )
-        raise ArtifactError(
-            f"{path}: weights of another architecture ({example}). Name theirs with --encoder."
-        )
-    encoder.load_state_dict({name: state[name] for name in own})
-
-
-def read_weights(path: Path) -> dict[str, Tensor]:
-    """The tensors of a .safetensors file or a torch state dict. Runs no code from it.
-
-    Raises ArtifactError if the file is missing, damaged, or holds something else.
-    """
-    try:
-        return load_file(path) if path.suffix == ".safetensors" else _state_dict(path)
-    except ArtifactError:
-        raise
-    except FileNotFoundError:
-        raise ArtifactError(f"{path}: no such file.") from None
-    except Exception as exc:  # both formats raise anything on damaged files
-        raise ArtifactError(f"{path}: damaged, or no weights file ({reason(exc)}).") from exc
-
-
-def _state_dict(path: Path) -> dict[str, Tensor]:
-    """A torch file, read without running code from it; `state_dict` or `model` wrappers are opened."""
-    content = torch.load(path, map_location="cpu", weights_only=True)
-    for key in ("state_dict", "model"):
-        if isinstance(content, dict) and isinstance(content.get(key), dict):
-            content = content[key]
-    if not isinstance(content, dict) or not all(isinstance(value, Tensor) for value in content.values()):
-        raise ArtifactError(f"{path}: holds no state dict.")
-    return {name.removeprefix("module."): tensor for name, tensor in content.items()}
-
-
-def _has_resnet_stem(model: nn.Module) -> bool:
+def has_resnet_stem(model: nn.Module) -> bool:
+    """Whether a model has the one convolution and max-pool that a small stem replaces."""
     return isinstance(getattr(model, "conv1", None), nn.Conv2d) and hasattr(model, "maxpool")
 
 
 def _make_stem_small(model: nn.Module, name: str) -> None:
-    if not _has_resnet_stem(model):
+    if not has_resnet_stem(model):
         raise ConfigError(f"encoder {name!r} has no ResNet stem to make small. Use --set small_stem=false.")
     first = model.conv1
     assert isinstance(first, nn.Conv2d)

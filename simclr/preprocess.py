@@ -38,6 +38,14 @@ class Recipe:
             )
         if self.size < 1 or not 0 < self.crop <= 1:
             raise ConfigError(f"size {self.size} must be at least 1 and crop {self.crop:g} in (0, 1].")
+        for name, values in (("mean", self.mean), ("std", self.std)):
+            found = ",".join(f"{value:g}" for value in values)
+            if len(values) != 3 or not np.isfinite(values).all() or (name == "std" and min(values) <= 0):
+                above = ", each above 0" if name == "std" else ""
+                raise ConfigError(f"{name} {found} must be three numbers{above}.")
+            if max(values) > 1:  # no channel of values in 0..1 has such a mean or deviation
+                scaled = ",".join(f"{value / 255:.4g}" for value in values)
+                raise ConfigError(f"{name} {found} is of values in 0..255. Divide it by 255: {scaled}.")
 
     def box(self, width: int, height: int) -> tuple[float, float, float, float]:
         """Left, top, right, bottom of the centre box, in pixels of a width x height image."""

@@ -120,9 +120,30 @@ def test_export_says_what_it_wrote_and_how_close_it_is(tmp_path):
         "export", "timm:test_resnet", "--no-pretrained", "--image-size", 32, "--out", out_folder
     )
     assert code == 0
-    assert out.splitlines()[0].startswith(f"{out_folder / 'encoder.onnx'}  fp32  ")
-    assert "parity: 16 images at batch 1, 2, 7, 256: smallest cosine 1.0000000" in out or "0.99999" in out
+    lines = out.splitlines()
+    assert lines[0] == str(out_folder / "encoder.onnx")
+    assert lines[1].split("  ")[0] == "precision" and lines[2].split()[0] == "fp32" and lines[2].endswith("ok")
+    assert lines[3] == "recommended here: fp32, nothing else exported is faster on this machine"
     assert f"next: simclr embed PHOTOS --model {out_folder}" in err
+
+
+def test_a_weights_file_is_exported_with_the_preprocessing_it_is_told(tmp_path):
+    import torch
+
+    from simclr.encoder import build_encoder
+
+    state = {f"backbone.{name}": tensor for name, tensor in build_encoder("test_resnet").state_dict().items()}
+    torch.save({"state_dict": state | {"projector.0.weight": torch.ones(8, 96)}}, tmp_path / "w.ckpt")
+    words = ["export", tmp_path / "w.ckpt", "--encoder", "test_resnet", "--size", 32, "--out", tmp_path / "e"]
+    code, _, err = run(*words, "--mean", "0.1,0.2,0.3", "--std", "0.4,0.5,0.6")
+    assert code == 0
+    assert re.match(
+        r"weights: (\d+) of \1 tensors of the encoder from w\.ckpt, named state_dict: backbone\.\* there\n"
+        r"weights: 1 unexpected, so left out: projector\.0\.weight\n",
+        err,
+    )
+    recipe = json.loads((tmp_path / "e/manifest.json").read_text())["encoder"]["recipe"]
+    assert (recipe["size"], recipe["mean"], recipe["std"]) == (32, [0.1, 0.2, 0.3], [0.4, 0.5, 0.6])
 
 
 def test_a_pretrain_command_leaves_a_run_and_refuses_to_overwrite_it(noise_photos, tmp_path):
@@ -155,6 +176,9 @@ MISTAKES = {
     "batch too large": (["pretrain", "--data", "photos", "--batch-size", "99"], 2, "more than the 12 images found"),
     "nothing to export": (["export"], 2, "no run in it"),
     "no such run": (["export", "runs/x"], 1, "runs/x: no such run folder or weights file"),
+    "mean without numbers": (["export", "timm:resnet18", "--mean", "grey"], 2, "--mean grey: give three numbers in 0..1"),
+    "mean of bytes": (["export", "timm:resnet18", "--mean", "123,116,103"], 2, "mean 123,116,103 is of values in 0..255"),
+    "deviation of nothing": (["export", "timm:resnet18", "--std", "0,1,1"], 2, "std 0,1,1 must be three numbers, each above 0"),
     "unknown timm model": (["export", "timm:resnet5o"], 2, "is not a timm model"),
     "no model": (["embed", "photos", "--index", "o.faiss"], 1, "no exported model"),
     "no index named": (["embed", "photos"], 2, "--index is missing"),
@@ -162,7 +186,7 @@ MISTAKES = {
     "index is a store": (["embed", "photos", "--index", "o.store", "--model", "MODEL"], 2, "o.store: names a folder"),
     "folder missing": (["embed", "nope", "--index", "o.faiss", "--model", "MODEL"], 1, "nope: no such folder"),
     "folder empty": (["embed", "empty", "--index", "o.faiss", "--model", "MODEL"], 1, "empty: no image found"),
-    "backend missing": (["embed", "photos", "--index", "o.faiss", "--model", "MODEL", "--backend", "cuda"], 2, "backend cuda"),
+    "backend missing": (["embed", "photos", "--index", "o.faiss", "--model", "MODEL", "--backend", "ort-cuda"], 2, "backend ort-cuda"),
     "no index": (["search", "o.faiss", "photos/warm/red_light.png"], 1, "o.faiss: no such index"),
 }  # fmt: skip
 
@@ -244,8 +268,8 @@ def test_pretraining_says_its_chunk_and_its_memory_and_saves_the_chunk(noise_pho
 
 def test_pretraining_from_a_timm_model_takes_it_as_the_encoder(noise_photos, tmp_path, monkeypatch):
     """The download itself is timm's."""
+    from simclr import weights
     from simclr.encoder import build_encoder
-    from simclr.pretrain import weights
 
     monkeypatch.setattr(weights, "build_encoder", lambda name, *, pretrained: build_encoder(name))
     out = tmp_path / "run"

@@ -21,9 +21,20 @@ MAY_IMPORT = {
     "sources": {"images", "artifacts"},
     "artifacts": {"preprocess"},
     "encoder": {"artifacts", "preprocess"},
+    "weights_file": {"encoder"},
+    "weights": {"encoder", "weights_file"},
     "runtime": {"images", "preprocess", "artifacts"},
-    "pretrain": {"images", "sources", "preprocess", "artifacts", "encoder"},
-    "export": {"images", "sources", "preprocess", "artifacts", "encoder", "runtime"},
+    "pretrain": {"images", "sources", "preprocess", "artifacts", "encoder", "weights"},
+    "export": {
+        "images",
+        "sources",
+        "preprocess",
+        "artifacts",
+        "encoder",
+        "runtime",
+        "weights",
+        "weights_file",
+    },
     "embed": {"images", "sources", "preprocess", "artifacts", "runtime"},
     "classify": {"images", "sources", "preprocess", "artifacts", "runtime", "embed"},
     "serve": {"images", "preprocess", "artifacts", "runtime", "embed", "classify"},
@@ -35,7 +46,7 @@ MAY_IMPORT = {
     "__main__": {"cli"},
     "__init__": {"embed", "runtime"},
 }
-TORCH = {"encoder", "pretrain", "export"}
+TORCH = {"encoder", "weights", "weights_file", "pretrain", "export"}
 """The only parts that may say torch, torchvision or timm."""
 
 FILES = sorted(path.relative_to(PACKAGE).as_posix() for path in PACKAGE.rglob("*.py"))

@@ -117,3 +117,20 @@ def test_an_unknown_interpolation_names_those_there_are() -> None:
 def test_a_size_or_crop_out_of_range_is_refused(wrong: dict[str, float]) -> None:
     with pytest.raises(ConfigError, match="must be at least 1 and crop"):
         Recipe(**wrong)
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"mean": (123.675, 116.28, 103.53)}, "mean 123.675,116.28,103.53 is of values in 0..255. Divide it by 255: 0.485,0.456,0.406."),
+        ({"std": (58.395, 57.12, 57.375)}, "std 58.395,57.12,57.375 is of values in 0..255. Divide it by 255: 0.229,0.224,0.225."),
+        ({"mean": (0.5,)}, "mean 0.5 must be three numbers."),
+        ({"std": (0.2, 0.0, 0.2)}, "std 0.2,0,0.2 must be three numbers, each above 0."),
+        ({"std": (0.2, float("nan"), 0.2)}, "std 0.2,nan,0.2 must be three numbers, each above 0."),
+        ({"mean": (float("-inf"), 0.2, 0.2)}, "mean -inf,0.2,0.2 must be three numbers."),
+    ],
+)  # fmt: skip
+def test_means_and_deviations_that_make_no_sense_are_refused(settings, words):
+    with pytest.raises(ConfigError) as error:
+        Recipe(**settings)
+    assert str(error.value) == words

@@ -27,7 +27,7 @@ from simclr.export.int8 import quantize
 from simclr.export.judging import MAX_BATCH, Judge, Progress
 from simclr.export.onnx import DTYPE, OPSET, save_onnx
 from simclr.export.report import REPORT_FILE, Row, refuse_failed, to_markdown
-from simclr.export.source import open_source
+from simclr.export.source import Channels, open_source
 from simclr.runtime.model_files import FILE_OF, MANIFEST_FILE, MODEL_FILE, PROBE_FILE
 
 Note = Callable[[str], None]
@@ -75,6 +75,8 @@ def export_model(
     out: Path | None = None,
     encoder: str | None = None,
     image_size: int | None = None,
+    mean: Channels | None = None,
+    std: Channels | None = None,
     pretrained: bool = True,
     progress: Progress = lambda done, total, words: None,
     note: Note = lambda line: None,
@@ -82,12 +84,21 @@ def export_model(
     """Export an encoder into a folder (default: RUN/export, or export/NAME).
 
     `source`: a run folder; `timm:NAME`, with its pretrained weights unless `pretrained` is False; or a weights
-    file (.safetensors, torch), for which `encoder` names the timm model. Raises ExportMismatch if the fp32 file does
+    file (.safetensors, torch), for which `encoder` names the timm model. `image_size`, and `mean` and `std` of values in
+    0..1, are for the latter two. `note` is told what was taken from where. Raises ExportMismatch if the fp32 file does
     not compute what PyTorch does, and writes nothing then; a lesser precision that keeps too little is written and
     marked unusable.
     """
     torch.set_num_threads(available_cpus())
-    model, info, default_out = open_source(str(source), encoder, image_size, pretrained)
+    model, info, default_out = open_source(
+        str(source),
+        encoder=encoder,
+        image_size=image_size,
+        pretrained=pretrained,
+        mean=mean,
+        std=std,
+        note=note,
+    )
     run = Path(source) if Path(source).is_dir() else None
     return write_export(model, info, out or default_out, config, run=run, progress=progress, note=note)
 

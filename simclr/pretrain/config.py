@@ -68,7 +68,7 @@ class PretrainConfig:
     encoder: str = "resnet50"
     """timm model name."""
     weights: str | None = None
-    """Encoder weights to start from: a file, or `timm:NAME` for a pretrained timm model; random ones otherwise."""
+    """Encoder weights to start from: a run folder, a file, or `timm:NAME` for a pretrained timm model; random ones otherwise."""
     image_size: int = 224
     """Side of a view, in pixels."""
     small_stem: bool | None = None

@@ -33,8 +33,8 @@ from simclr.pretrain.norm import RunningStatistics, over_all_processes
 from simclr.pretrain.optimizer import build_optimizer
 from simclr.pretrain.run_folder import CONFIG_FILE, check_folder, saved_config
 from simclr.pretrain.schedule import peak_learning_rate, total_steps, warmup_steps
-from simclr.pretrain.weights import start_from
 from simclr.sources import Collection, open_collection
+from simclr.weights import start_from
 
 Say = Callable[[str], None]
 
