@@ -28,11 +28,12 @@ NEEDS = {
     "S3": ("s3", ("s3fs",)),
     "many machines": ("cluster", ("ray",)),
     "TensorRT": ("trt", ("tensorrt-cu13",)),
+    "TensorRT's parser": ("parser", ("tensorrt-rtx-cu13-libs", "tensorrt-rtx-cu13-bindings")),
 }  # fmt: skip
 """What one can do -> the extra of pyproject.toml that brings it, and the packages it takes."""
 CLASHING = (("onnxruntime", "onnxruntime-gpu"), ("faiss-cpu", "faiss-gpu"))
 """Builds for the CPU (extra `cpu`) and for GPUs (`gpu`): either will do, and both overwrite each other's files."""
-_INSTEAD = {cpu: (gpu,) for cpu, gpu in CLASHING} | {"tensorrt-cu13": ("tensorrt", "tensorrt-rtx")}
+_INSTEAD = {cpu: (gpu,) for cpu, gpu in CLASHING} | {"tensorrt-cu13": ("tensorrt",)}
 """What does as well as a package of NEEDS."""
 
 

@@ -122,7 +122,9 @@ def test_export_says_what_it_wrote_and_how_close_it_is(tmp_path):
     assert code == 0
     lines = out.splitlines()
     assert lines[0] == str(out_folder / "encoder.onnx")
-    assert lines[1].split("  ")[0] == "precision" and lines[2].split()[0] == "fp32" and lines[2].endswith("ok")
+    assert (
+        lines[1].split("  ")[0] == "precision" and lines[2].split()[0] == "fp32" and lines[2].endswith("ok")
+    )
     assert lines[3] == "recommended here: fp32, nothing else exported is faster on this machine"
     assert f"next: simclr embed PHOTOS --model {out_folder}" in err
 

@@ -85,7 +85,7 @@ def test_what_is_added_never_overwrites_what_is_there(there, has_gpu, extra):
     assert search_and_embed(there, has_gpu=has_gpu).install == f"pip install 'simclr-toolkit[{extra}]'"
 
 
-@pytest.mark.parametrize("package", ["tensorrt", "tensorrt-cu13", "tensorrt-rtx"])
+@pytest.mark.parametrize("package", ["tensorrt", "tensorrt-cu13"])
 def test_any_of_nvidias_packages_is_tensorrt(package):
     (trt,) = [c for c in capabilities({package: "11.4"}, has_gpu=False) if c.name == "TensorRT"]
     assert (trt.found, trt.missing) == ({package: "11.4"}, ())
@@ -323,7 +323,7 @@ def test_a_machine_with_nothing_installed_is_told_every_line(monkeypatch):
     lines = out.splitlines()
     assert code == 0
     assert [line.rpartition("[")[2].rstrip("]'") for line in lines[2:]] == [
-        "cpu", "train", "classify", "serve", "heif", "s3", "cluster", "trt"
+        "cpu", "train", "classify", "serve", "heif", "s3", "cluster", "trt", "parser"
     ]  # fmt: skip
     assert lines[5] == (
         "serve                missing fastapi, uvicorn, python-multipart, prometheus-client. "
@@ -336,8 +336,8 @@ def test_json_is_one_object_a_line_with_its_kind(monkeypatch):
     code, out, _ = run("--json")
     parts = [json.loads(line) for line in out.splitlines()]
     assert code == 0
-    assert [part["kind"] for part in parts] == ["machine"] + ["capability"] * 8 + ["gpu"] + ["check"] * 6
-    assert parts[9] == {"kind": "gpu", "name": "NVIDIA T4", "memory": "15360 MiB", "driver": "580.95"}
+    assert [part["kind"] for part in parts] == ["machine"] + ["capability"] * 9 + ["gpu"] + ["check"] * 6
+    assert parts[10] == {"kind": "gpu", "name": "NVIDIA T4", "memory": "15360 MiB", "driver": "580.95"}
 
 
 def test_looking_imports_no_torch_where_none_is_installed(monkeypatch):

@@ -20,7 +20,7 @@ from simclr.export.fidelity import judge
 from simclr.export.graph import fold_bn
 from simclr.export.measure import Vectors, embed_all, over_batch_sizes
 from simclr.export.onnx import DTYPE
-from simclr.export.pictures import probe_images
+from simclr.export.pictures import drawn_images
 from simclr.export.rounding import rounded
 from simclr.preprocess import Recipe
 from simclr.runtime.backends import RUNS, Engine, gpu_count
@@ -45,7 +45,7 @@ class Judge:
         self, model: nn.Module, info: EncoderInfo, folder: Path, images: NDArray[np.uint8], progress: Progress
     ) -> None:
         self.model, self.info, self.folder, self.progress = model, info, folder, progress
-        self.probe = probe_images(info.recipe)
+        self.probe = drawn_images(info.recipe)
         self.own = len(images) > 0
         self.images = images if self.own else self.probe
         self.probe_vectors = by_torch(model, info.recipe, self.probe)

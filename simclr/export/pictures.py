@@ -25,13 +25,13 @@ Note = Callable[[str], None]
 Pixels = NDArray[np.uint8]
 
 
-def probe_images(recipe: Recipe) -> Pixels:
-    """Sixteen drawn images with structure at every scale, as photos have, always the same."""
+def drawn_images(recipe: Recipe, count: int = PROBE) -> Pixels:
+    """Images with structure at every scale, as photos have, always the same; the first sixteen are the probe."""
     rng = np.random.Generator(np.random.PCG64(_SEED))
     size = recipe.size
     frequency = np.hypot(np.fft.fftfreq(size)[:, None], np.fft.rfftfreq(size)) + 1 / size
     images = []
-    for _ in range(PROBE):
+    for _ in range(count):
         noise = np.fft.rfft2(rng.standard_normal((3, size, size)))
         field = np.fft.irfft2(noise / frequency ** rng.uniform(0.8, 1.6), s=(size, size))
         field = (field - field.mean()) / (field.std() + 1e-9) * rng.uniform(30, 70) + rng.uniform(
@@ -67,7 +67,7 @@ def calibration_images(calibrate: str | None, run: Path | None, recipe: Recipe, 
         "warning: INT8 is calibrated with drawn images, for want of real ones, and loses neighbours. Give a folder of a few "
         "hundred of your own with --calibrate."
     )
-    return probe_images(recipe)
+    return drawn_images(recipe, CALIBRATION)
 
 
 def _own_data(run: Path | None, *, note: Note) -> Collection | None:

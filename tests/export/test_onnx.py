@@ -19,7 +19,7 @@ from simclr.export import ExportConfig, export_model
 from simclr.export import folder as export_module
 from simclr.export.folder import write_export
 from simclr.export.graph import EncoderGraph
-from simclr.export.pictures import probe_images
+from simclr.export.pictures import drawn_images
 from simclr.preprocess import Recipe
 from simclr.runtime import Encoder
 
@@ -131,9 +131,9 @@ def test_the_manifest_names_the_versions_it_was_made_with(resnet: Path) -> None:
 
 
 def test_the_probe_pictures_are_always_the_same_and_never_alike() -> None:
-    images = probe_images(Recipe(size=16))
+    images = drawn_images(Recipe(size=16))
     assert images.shape == (16, 16, 16, 3)
-    assert np.array_equal(images, probe_images(Recipe(size=16)))
+    assert np.array_equal(images, drawn_images(Recipe(size=16)))
     assert len(np.unique(images.reshape(16, -1), axis=0)) == 16
 
 

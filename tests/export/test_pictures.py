@@ -71,7 +71,7 @@ def test_without_any_images_there_is_no_gallery_and_calibration_warns(
     tmp_path: Path, said: list[str]
 ) -> None:
     assert len(gallery_images(None, None, RECIPE, note=said.append)) == 0
-    assert len(calibration_images(None, None, RECIPE, note=said.append)) == 16
+    assert len(calibration_images(None, None, RECIPE, note=said.append)) == 256
     assert len(said) == 1 and said[0].startswith("warning: INT8 is calibrated with drawn images")
 
 
