@@ -22,7 +22,7 @@ class Built:
     plan: bytes
     """A plain serialised engine, as trtexec and Triton read it."""
     timing: bytes
-    """The timing cache afterwards; makes the next build on this GPU several times faster."""
+    """The timing cache afterwards, which makes the next build on this GPU several times faster; empty without one."""
 
 
 def profiles(max_batch: int) -> Profiles:
@@ -32,12 +32,19 @@ def profiles(max_batch: int) -> Profiles:
 
 
 def build(
-    trt: Any, onnx: bytes, *, name: str, size: int, profiles: Profiles, fp32: bool, timing: bytes = b""
+    trt: Any,
+    onnx: bytes,
+    *,
+    name: str,
+    size: int,
+    profiles: Profiles,
+    fp32: bool,
+    timing: bytes | None = None,
 ) -> Built:
     """Parse and build. `trt`: the module tensorrt, or one with its calls. `name` is for messages.
 
-    `size`: pixels a side. `fp32`: convolutions keep all bits of float32 (no TF32). `timing`: an earlier cache of the same
-    version and GPU. Raises TensorRTError with the parser's or the builder's own words.
+    `size`: pixels a side. `fp32`: convolutions keep all bits of float32 (no TF32). `timing`: a cache of the same version and
+    GPU, empty for a new one; None: none is kept. Raises TensorRTError with the parser's or the builder's own words.
     """
     logger = _logger(trt)
     builder = trt.Builder(logger)
@@ -57,14 +64,15 @@ def build(
         profile = builder.create_optimization_profile()
         profile.set_shape("images", *((batch, size, size, 3) for batch in batches))
         config.add_optimization_profile(profile)
-    config.set_timing_cache(config.create_timing_cache(timing), ignore_mismatch=False)
+    if timing is not None:
+        config.set_timing_cache(config.create_timing_cache(timing), ignore_mismatch=False)
     plan = builder.build_serialized_network(network, config)
     if plan is None:
         raise TensorRTError(
             f"{name}: TensorRT {trt.__version__} cannot build it here ({logger.last or 'no reason given'}). Free memory of the GPU, "
             "or use --backend ort-cuda."
         )
-    return Built(bytes(plan), bytes(config.get_timing_cache().serialize()))
+    return Built(bytes(plan), bytes(config.get_timing_cache().serialize()) if timing is not None else b"")
 
 
 def _words(error: Any) -> str:

@@ -79,7 +79,7 @@ def test_a_uint8_transpose_is_refused_in_the_parsers_words_and_the_other_files_a
     exported: Path, tmp_path: Path
 ) -> None:
     program = torch.onnx.export(
-        Naive(), (torch.zeros(2, 32, 32, 3, dtype=torch.uint8),), dynamo=True, verbose=False, opset_version=18,
+        Naive().eval(), (torch.zeros(2, 32, 32, 3, dtype=torch.uint8),), dynamo=True, verbose=False, opset_version=18,
         input_names=["images"], output_names=["embedding"], dynamic_shapes={"images": {0: torch.export.Dim("batch", max=256)}},
     )  # fmt: skip
     assert program is not None
