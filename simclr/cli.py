@@ -407,10 +407,14 @@ def export(
 
         if parse_only and not trt:
             raise ConfigError("--parse-only goes with --trt.")
-        names = precision.replace(" ", "").split(",") if precision else ["fp16"] if trt else []
+        names = precision.replace(" ", "").split(",") if precision else []
         names += ["int8-trt"] if trt and "int8" in names else []
         config = ExportConfig(
-            precisions=tuple(names), check=check, calibrate=calibrate, accept=accept, full_range=full_range
+            precisions=tuple(names or (["fp16"] if trt else [])),
+            check=check,
+            calibrate=calibrate,
+            accept=accept,
+            full_range=full_range,
         )
         if source is None:
             from simclr.pretrain.run_folder import newest_run

@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from fake_nvidia import Nvidia, nvidia
 from PIL import Image
 from torch import Tensor, nn
 
@@ -57,6 +58,13 @@ def hurry() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("simclr.export.measure._SECONDS", 1e-9)
         yield
+
+
+@pytest.fixture(params=["10.13.3.9", "11.4.0.106"])
+def gpu(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[Nvidia]:
+    """A machine that has a GPU and TensorRT, old and new; it computes, and records."""
+    with nvidia(monkeypatch, request.param) as machine:
+        yield machine
 
 
 @pytest.fixture(scope="session")

@@ -54,7 +54,7 @@ def equalise(model: onnx.ModelProto, seen: Seen) -> None:
 def _share(seen: Seen, name: str) -> np.ndarray[tuple[int, ...], np.dtype[np.float32]]:
     """(C,): each channel's largest magnitude as a share of the map's."""
     size_C = np.maximum(np.abs(seen.low[name]), np.abs(seen.high[name]))
-    return size_C / max(float(size_C.max()), 1e-12)
+    return (size_C / max(float(size_C.max()), 1e-12)).astype(np.float32)
 
 
 def _scale(tensor: onnx.TensorProto, factor: np.ndarray[tuple[int, ...], np.dtype[np.float32]]) -> None:

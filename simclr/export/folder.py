@@ -23,7 +23,7 @@ from simclr.cpus import available_cpus
 from simclr.errors import ConfigError, ExportMismatch
 from simclr.export import pictures
 from simclr.export.graph import EncoderGraph
-from simclr.export.int8 import quantize
+from simclr.export.int8 import Target, quantize
 from simclr.export.judging import MAX_BATCH, Judge, Progress
 from simclr.export.onnx import DTYPE, OPSET, save_onnx
 from simclr.export.report import REPORT_FILE, Row, refuse_failed, to_markdown
@@ -126,7 +126,7 @@ def write_export(
             if precision in DTYPE:
                 _write_typed(model, info, path, precision)
             else:
-                target = "cpu" if precision == "int8" else "trt"
+                target: Target = "cpu" if precision == "int8" else "trt"
                 quantize(
                     folder / MODEL_FILE, path, images=calibration, target=target, full_range=config.full_range
                 )
