@@ -12,18 +12,19 @@ import simclr
 PACKAGE = Path(simclr.__file__).parent
 ROOT = PACKAGE.parent
 
-LEAVES = {"errors", "cache_folder", "cpus", "free_memory", "stopping"}
+LEAVES = {"errors", "cpus", "free_memory", "stopping"}
 """Everything may use these; they use nothing."""
 
 MAY_IMPORT = {
     "images": set(),
     "preprocess": set(),
-    "sources": {"images", "artifacts"},
+    "cache_folder": set(),
+    "sources": {"images", "artifacts", "cache_folder"},
     "artifacts": {"preprocess"},
     "encoder": {"artifacts", "preprocess"},
     "weights_file": {"encoder"},
     "weights": {"encoder", "weights_file"},
-    "runtime": {"images", "preprocess", "artifacts"},
+    "runtime": {"images", "preprocess", "artifacts", "cache_folder"},
     "pretrain": {"images", "sources", "preprocess", "artifacts", "encoder", "weights"},
     "export": {
         "images",

@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from simclr.artifacts import ModelInfo
-from simclr.cache_folder import cache_folder
+from simclr.cache_folder import own_folder
 from simclr.cpus import available_cpus
 from simclr.errors import ConfigError, SimclrError
 from simclr.runtime.model_files import FILE_OF, read_model, refuse_unusable
@@ -156,7 +156,8 @@ def _open(
         threads=threads or available_cpus(),
         size=info.encoder.recipe.size,
         max_batch=info.max_batch,
-        cache=str(cache_folder() / "ort-trt" / info.files[FILE_OF[precision]].sha256),
+        # its engines are code: not beside the file, where anybody may have put them
+        cache=str(own_folder(f"ort-trt/{info.files[FILE_OF[precision]].sha256}")) if backend == "ort-trt" else "",
     )
     check_form(engine, info, name=str(path))
     return engine

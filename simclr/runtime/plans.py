@@ -10,14 +10,13 @@ or bound to anything that is not here, is built again from the ONNX file.
 
 import hashlib
 import importlib
-import os
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from simclr.artifacts import Fidelity, ModelInfo, PlanInfo, write_atomically
-from simclr.cache_folder import cache_folder
+from simclr.cache_folder import is_ours, own_folder
 from simclr.errors import ArtifactError, ConfigError, MissingExtra, SimclrError, reason
 from simclr.runtime import cuda
 from simclr.runtime.model_files import FILE_OF, read_model
@@ -90,7 +89,7 @@ def build_plan(folder: Path, info: ModelInfo, precision: str) -> bytes:
             size=info.encoder.recipe.size,
             profiles=profiles(info.max_batch),
             fp32=precision == "fp32",
-            timing=timing.read_bytes() if _ours(timing) else b"",
+            timing=timing.read_bytes() if is_ours(timing) else b"",
         )
         write_atomically(timing, lambda temporary: temporary.write_bytes(built.timing))
     path.parent.mkdir(exist_ok=True)
@@ -143,7 +142,7 @@ def _find(path: Path, here: PlanInfo) -> tuple[bytes | None, str]:
     except OSError:
         return None, "no plan yet"
     record = _records() / f"{hashlib.sha256(plan).hexdigest()}.json"
-    if not _ours(record):
+    if not is_ours(record):
         return None, "was not built by this user on this machine"
     found = PlanInfo.load(record)
     for name, words in _BOUND_TO.items():
@@ -169,20 +168,4 @@ def _described(path: Path) -> Path:
 
 
 def _records() -> Path:
-    """Our own folder, that nobody else may write to. Raises ConfigError if somebody may."""
-    folder = cache_folder() / "plans"
-    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-    if not _ours(folder):
-        raise ConfigError(
-            f"{folder}: others may write to it, so that no plan can be trusted. Run: chown $USER {folder} && chmod 700 {folder}"
-        )
-    return folder
-
-
-def _ours(path: Path) -> bool:
-    """There, owned by this user, and writable by nobody else."""
-    try:
-        stat = path.stat()
-    except OSError:
-        return False
-    return os.name != "posix" or (stat.st_uid == os.geteuid() and not stat.st_mode & 0o022)
+    return own_folder("plans")

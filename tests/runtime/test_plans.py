@@ -251,7 +251,7 @@ def test_a_cache_folder_that_others_may_write_to_is_refused(
     (own_cache / "plans").chmod(0o777)
     with pytest.raises(
         ConfigError,
-        match=rf"^{own_cache}/plans: others may write to it, so that no plan can be trusted\. Run: ",
+        match=rf"^{own_cache}/plans: others may write to it, so that nothing in it can be trusted\. Run: ",
     ):
         build_plan(*opened, "fp32")
 
