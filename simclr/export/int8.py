@@ -5,7 +5,8 @@ stay float32. Weights have one scale for each output channel, activations one fo
 value on the calibration images; the form is QDQ, opset 18, one file, the same bytes every time.
 
   cpu   U8S8. Every convolution but the first, and the ReLUs and poolings between them, are 8-bit; sums of
-        residual branches are float32 (as fast, and slightly more faithful).
+        residual branches get no Q/DQ of their own: ONNX Runtime fuses those between two 8-bit layers
+        (QLinearAdd), and the last one, before the pooling, stays float32.
   trt   S8S8 without zero points, biases in float32. Q/DQ only where a convolution or a residual sum reads, which is
         where TensorRT fuses them; nothing between a convolution, its sum and its ReLU.
 

@@ -157,7 +157,9 @@ def _open(
         size=info.encoder.recipe.size,
         max_batch=info.max_batch,
         # its engines are code: not beside the file, where anybody may have put them
-        cache=str(own_folder(f"ort-trt/{info.files[FILE_OF[precision]].sha256}")) if backend == "ort-trt" else "",
+        cache=str(own_folder(f"ort-trt/{info.files[FILE_OF[precision]].sha256}"))
+        if backend == "ort-trt"
+        else "",
     )
     check_form(engine, info, name=str(path))
     return engine
