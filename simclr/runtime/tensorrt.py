@@ -6,6 +6,7 @@ thrown away.
 """
 
 import threading
+import weakref
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -69,6 +70,8 @@ class TrtEngine:
         """Batch size -> execution context; its memory is what the graphs compute in."""
         self._shape = (size, size, 3)
         self._one_at_a_time = threading.Lock()
+        self._free = weakref.finalize(self, cuda.close)
+        self._free.atexit = False  # CUDA may be gone by then, and the memory with it
 
     def __call__(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
         (vectors,) = self.stream([pixels])
@@ -84,9 +87,9 @@ class TrtEngine:
                 self._cuda.finish(self._copying)
 
     def close(self) -> None:
-        """Free everything on the GPU. The engine is of no use afterwards."""
+        """Free everything on the GPU, as forgetting the engine does. It is of no use afterwards."""
         self._graphs.clear()
-        self._cuda.close()
+        self._free()
         self._contexts.clear()
         self._engine = None
 

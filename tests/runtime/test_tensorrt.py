@@ -1,5 +1,6 @@
 """A plan runs on a fake GPU that computes as lazily as CUDA's rules allow (fake_nvidia.py)."""
 
+import gc
 import json
 import threading
 from pathlib import Path
@@ -177,6 +178,17 @@ def test_everything_is_freed_at_the_end(engine: TrtEngine, gpu: Nvidia) -> None:
     assert gpu.cuda.alive
     engine.close()
     assert gpu.cuda.alive == {} and gpu.cuda.memory_left == 1 << 30
+
+
+def test_everything_is_freed_when_the_engine_is_forgotten(
+    gpu: Nvidia, opened: tuple[Path, ModelInfo]
+) -> None:
+    engine = open_trt(*opened, "fp32", note=lambda line: None)
+    engine(drawn(9))
+    assert gpu.cuda.alive
+    del engine
+    gc.collect()
+    assert gpu.cuda.alive == {}
 
 
 @pytest.mark.parametrize("left", [0, 1 << 18, 1 << 19])
