@@ -70,6 +70,8 @@ class TrtEngine:
         """Batch size -> execution context; its memory is what the graphs compute in."""
         self._shape = (size, size, 3)
         self._one_at_a_time = threading.Lock()
+        self._busy: int | None = None
+        """The thread that has the lock."""
         self._free = weakref.finalize(self, cuda.close)
         self._free.atexit = False  # CUDA may be gone by then, and the memory with it
 
@@ -78,13 +80,23 @@ class TrtEngine:
         return vectors
 
     def stream(self, batches: Iterable[NDArray[np.uint8]]) -> Iterator[NDArray[np.float32]]:
-        """In order, an array of its own for each batch, of any size. Another thread's stream waits for the end of this one."""
+        """In order, an array of its own for each batch, of any size.
+
+        One at a time: another thread waits for the end of this one, the same thread gets a RuntimeError.
+        """
+        me = threading.get_ident()
+        if self._busy == me:
+            raise RuntimeError(
+                "a stream of this engine is open in this thread. Go to its end, or close it first."
+            )
         with self._one_at_a_time:
+            self._busy = me
             try:
                 yield from self._pipeline(batches)
             finally:  # also where the caller stops half-way: buffers belong to the next stream then
                 self._cuda.finish(self._computing)
                 self._cuda.finish(self._copying)
+                self._busy = None
 
     def close(self) -> None:
         """Free everything on the GPU, as forgetting the engine does. It is of no use afterwards."""

@@ -26,8 +26,8 @@ from simclr.export import int8
 from simclr.export.bias import dequantised_weights, own_parameters
 from simclr.export.calibration import observe
 from simclr.export.equalise import equalise
+from simclr.export.folder import write_export
 from simclr.export.int8 import quantize
-from simclr.export.onnx import write_export
 from simclr.preprocess import Recipe
 
 Images = NDArray[np.uint8]
@@ -74,7 +74,7 @@ def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
         weights_sha256=weights_sha256(model.state_dict()),
         recipe=Recipe(size=16, crop=1.0),
     )
-    return write_export(model, info, tmp_path_factory.mktemp("int8") / "export") / "encoder.onnx"
+    return write_export(model, info, tmp_path_factory.mktemp("int8") / "export").folder / "encoder.onnx"
 
 
 @pytest.fixture(scope="module")

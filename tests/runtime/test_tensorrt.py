@@ -76,6 +76,15 @@ def test_a_stream_that_is_left_half_way_leaves_the_engine_usable(engine: TrtEngi
     assert right(engine(drawn(9, 77)), drawn(9, 77))
 
 
+def test_a_call_within_a_stream_is_refused_and_not_a_deadlock(engine: TrtEngine) -> None:
+    stream = engine.stream(drawn(8, seed) for seed in range(3))
+    next(stream)
+    with pytest.raises(RuntimeError, match=r"^a stream of this engine is open in this thread\."):
+        engine(drawn(1))
+    assert len(list(stream)) == 2
+    assert right(engine(drawn(1)), drawn(1))
+
+
 def test_a_failing_source_of_batches_leaves_the_engine_usable(engine: TrtEngine) -> None:
     def batches():
         yield drawn(8)
