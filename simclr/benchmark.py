@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
-from simclr.errors import SimclrError
+from simclr.errors import ConfigError, SimclrError, reason
 from simclr.free_memory import resident_peak
 from simclr.runtime.backends import RUNS, gpu_count
 from simclr.runtime.encoder import Encoder
@@ -76,6 +76,11 @@ def benchmark(
     """
     folder, info = open_folder(path)
     there = [file.precision for file in info.files.values()]
+    for words, known in ((backends, list(RUNS)), (precisions, list(FILE_OF))):
+        if unknown := [word for word in words if word not in known]:
+            raise ConfigError(f"{unknown[0]!r} is unknown. Use some of: {', '.join(known)}.")
+    if min(batches) > info.max_batch:
+        raise ConfigError(f"--batch {min(batches)}: the largest that this export takes is {info.max_batch}.")
     tried = backends or [name for name in RUNS if name == "ort-cpu" or gpu_count()]
     for backend in tried:
         for precision in precisions or [name for name in there if name in RUNS.get(backend, ())]:
@@ -88,6 +93,10 @@ def benchmark(
                     yield Failure(backend, precision, str(exc))
                 except BrokenProcessPool:
                     yield Failure(backend, precision, "the process was killed, perhaps for want of memory")
+                except (
+                    Exception
+                ) as exc:  # ONNX Runtime's own classes, memory of the GPU: the other pairs are still measured
+                    yield Failure(backend, precision, f"{type(exc).__name__}: {reason(exc)}")
 
 
 def _measure(folder: Path, backend: str, precision: str, batches: Sequence[int]) -> list[Speed]:

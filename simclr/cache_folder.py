@@ -18,8 +18,13 @@ def cache_folder() -> Path:
 def own_folder(name: str) -> Path:
     """A folder there, made if need be, that nobody else may write to. Raises ConfigError if somebody may."""
     folder = cache_folder() / name
-    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-    if not is_ours(folder):
+    try:
+        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    except OSError as exc:
+        raise ConfigError(
+            f"{folder}: cannot be made ({exc.strerror or exc}). Set SIMCLR_CACHE to a folder of your own."
+        ) from exc
+    if not is_ours(folder) or (os.name == "posix" and folder.stat().st_mode & 0o022):
         raise ConfigError(
             f"{folder}: others may write to it, so that nothing in it can be trusted. Run: chown $USER {folder} && chmod 700 {folder}"
         )
@@ -27,9 +32,9 @@ def own_folder(name: str) -> Path:
 
 
 def is_ours(path: Path) -> bool:
-    """There, owned by this user, and writable by nobody else."""
+    """There, and owned by this user. Who else may write to it is its folder's matter."""
     try:
         stat = path.stat()
     except OSError:
         return False
-    return os.name != "posix" or (stat.st_uid == os.geteuid() and not stat.st_mode & 0o022)
+    return os.name != "posix" or stat.st_uid == os.geteuid()

@@ -400,22 +400,13 @@ def export(
     Example: simclr export runs/first --precision fp32,fp16,int8 --check photos/
     """
     with user_errors():
-        from simclr.export import ExportConfig, export_model
         from simclr.export.report import to_lines
-        from simclr.export.source import parse_channels
         from simclr.runtime.model_files import MANIFEST_FILE
 
         if parse_only and not trt:
             raise ConfigError("--parse-only goes with --trt.")
         names = precision.replace(" ", "").split(",") if precision else []
         names += ["int8-trt"] if trt and "int8" in names else []
-        config = ExportConfig(
-            precisions=tuple(names or (["fp16"] if trt else [])),
-            check=check,
-            calibrate=calibrate,
-            accept=accept,
-            full_range=full_range,
-        )
         if source is None:
             from simclr.pretrain.run_folder import newest_run
 
@@ -428,6 +419,16 @@ def export(
             note(f"exporting {source}")
         folder, exported = Path(source), None
         if not (trt and (folder / MANIFEST_FILE).exists()):
+            from simclr.export import ExportConfig, export_model
+            from simclr.export.source import parse_channels
+
+            config = ExportConfig(
+                precisions=tuple(names or (["fp16"] if trt else [])),
+                check=check,
+                calibrate=calibrate,
+                accept=accept,
+                full_range=full_range,
+            )
             with progress.show("export") as update:
                 exported = export_model(
                     source,
@@ -609,8 +610,8 @@ def benchmark(
         measured = False
         for row in measuring.benchmark(
             model,
-            backends=backend.split(",") if backend else (),
-            precisions=precision.split(",") if precision else (),
+            backends=backend.replace(" ", "").split(",") if backend else (),
+            precisions=precision.replace(" ", "").split(",") if precision else (),
             batches=[int(word) for word in batch.split(",")],
         ):
             line = {"kind": type(row).__name__.lower(), **asdict(row)}

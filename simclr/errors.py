@@ -46,6 +46,11 @@ class MissingExtra(SimclrError):
 
     def __init__(self, package: str, extra: str) -> None:
         super().__init__(f"{package} is not installed. Run: pip install 'simclr-toolkit[{extra}]'")
+        self.package, self.extra = package, extra
+
+    def __reduce__(self) -> tuple[type["MissingExtra"], tuple[str, str]]:
+        """It goes from one process to another, too."""
+        return type(self), (self.package, self.extra)
 
 
 def reason(exc: BaseException) -> str:

@@ -102,7 +102,19 @@ def load_whole(encoder: nn.Module, fit: Fit, source: str) -> None:
     """Fill `encoder` with weights that have every one of its tensors; raises ArtifactError if they have not."""
     if fit.missing or fit.misshapen:
         raise _refusal(source, encoder, fit)
+    own = {_any_number(name) for name in encoder.state_dict()}
+    inside = [name.removeprefix(fit.prefix) for name in fit.unexpected if name.startswith(fit.prefix)]
+    if deeper := [name for name in inside if _any_number(name) in own]:
+        raise ArtifactError(
+            f"{source}: weights of a larger architecture (it has more of the same kind, such as {_some(tuple(deeper), 2)}). "
+            "Name theirs with --encoder."
+        )
     _fill(encoder, fit)
+
+
+def _any_number(name: str) -> str:
+    """`layer1.2.conv1` and `layer1.0.conv1` are of one kind."""
+    return re.sub(r"\d+", "#", name)
 
 
 @torch.no_grad()

@@ -488,3 +488,18 @@ def test_a_torch_file_without_named_tensors_is_refused(tmp_path, content):
 
 def test_a_folder_without_an_encoder_is_refused(tmp_path):
     assert refused(tmp_path) == f"{tmp_path / 'encoder.safetensors'}: no such file."
+
+
+def test_weights_of_a_deeper_network_are_not_taken_for_a_shallower_one(tmp_path):
+    from simclr.encoder import build_encoder
+    from simclr.export import export_model
+
+    torch.save(build_encoder("resnet26").state_dict(), tmp_path / "deep.pth")
+    with pytest.raises(ArtifactError, match=r"deep\.pth: weights of a(nother| larger) architecture"):
+        export_model(tmp_path / "deep.pth", encoder="resnet50", image_size=32, out=tmp_path / "e")
+    torch.save(build_encoder("resnet34").state_dict(), tmp_path / "deep.pth")
+    with pytest.raises(
+        ArtifactError,
+        match=r"deep\.pth: weights of a larger architecture \(it has more of the same kind, such as ",
+    ):
+        export_model(tmp_path / "deep.pth", encoder="resnet18", image_size=32, out=tmp_path / "e")

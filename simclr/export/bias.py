@@ -57,6 +57,8 @@ def dequantised_weights(quantised: onnx.ModelProto) -> dict[str, NDArray[np.floa
     for node in quantised.graph.node:
         if node.op_type == "Conv" and node.input[1] in makers:
             maker = makers[node.input[1]]
+            if maker.input[0] not in stored or maker.input[1] not in stored:
+                continue  # a weight that is computed, as weight standardisation does
             scale = stored[maker.input[1]].reshape(-1, 1, 1, 1)
             weights[node.name] = stored[maker.input[0]].astype(np.float32) * scale
     return weights

@@ -83,6 +83,8 @@ def _groups(model: onnx.ModelProto) -> Iterator[_Group]:
         for name in (*inputs, *node.output):
             find(name)
         if node.op_type == "Conv":
+            if node.input[1] not in stored:
+                fixed |= {node.input[0], node.output[0]}  # its weight is computed
             before.setdefault(node.output[0], []).append(node)
             after.setdefault(node.input[0], []).append(node)
             if any(entry.name == "group" and entry.i != 1 for entry in node.attribute):

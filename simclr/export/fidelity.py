@@ -21,6 +21,9 @@ ENOUGH = 256
 TIE = 1e-5
 """Cosine. A neighbour this close to the k-th of fp32 is kept: which of the two comes first is rounding in fp32 as well."""
 
+FP32_DIFFERENCE = 1e-5
+"""Of any number of a unit vector, against PyTorch; sound files reach 1e-7 to 4e-7. A cosine of 0.999999 alone would allow 1e-3."""
+
 _ROWS = 1024
 """Queries whose similarities are held at a time."""
 
@@ -74,6 +77,9 @@ def judge(
     failed = []
     if not cosine_N.min() >= threshold.cosine:
         failed.append(f"smallest cosine {cosine_N.min():.6f}, at least {threshold.cosine} needed")
+    difference = float(np.nan_to_num(np.abs(found_ND - reference_ND), nan=2.0).max())
+    if precision == "fp32" and difference > FP32_DIFFERENCE:
+        failed.append(f"largest difference {difference:.1e}, at most {FP32_DIFFERENCE:.0e} allowed")
     if recall_10 is not None and not recall_10 >= threshold.recall_10:
         failed.append(f"recall@10 {recall_10:.3f}, at least {threshold.recall_10} needed")
     if batch_cosine is not None and not batch_cosine >= threshold.cosine:
@@ -85,7 +91,7 @@ def judge(
         cosine_min=_digits(cosine_N.min()),
         cosine_low=_digits(np.quantile(cosine_N, 0.01)),
         cosine_mean=_digits(cosine_N.mean()),
-        max_difference=float(f"{np.nan_to_num(np.abs(found_ND - reference_ND), nan=2.0).max():.1e}"),
+        max_difference=float(f"{difference:.1e}"),
         recall_1=recall_1,
         recall_10=recall_10,
         top_1=top_1,

@@ -174,6 +174,7 @@ def _appearing_whole(out: Path) -> Iterator[Path]:
     ours = (out / MANIFEST_FILE).exists() and (out / MODEL_FILE).exists()  # a store has a manifest, too
     if out.exists() and not ours and (not out.is_dir() or any(out.iterdir())):
         raise ConfigError(f"{out}: exists and is no export. Use another --out.")
+    out = out.resolve()  # `.` has no name
     out.parent.mkdir(parents=True, exist_ok=True)
     unfinished = out.with_name(f".{out.name}.tmp")
     shutil.rmtree(unfinished, ignore_errors=True)

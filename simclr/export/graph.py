@@ -10,6 +10,7 @@ import copy
 from collections import Counter
 
 import torch
+from timm.layers.norm_act import BatchNormAct2d
 from torch import Tensor, fx, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
@@ -54,7 +55,7 @@ def fold_bn(encoder: nn.Module) -> nn.Module:
     Encoders that torch.fx cannot trace come back unchanged: the exporter's optimiser folds what it can there.
     """
     try:
-        traced = fx.symbolic_trace(encoder)
+        traced = fx.GraphModule(encoder, _Tracer().trace(encoder))
     except Exception:  # tracing runs the model's own Python, which may raise anything
         return encoder
     modules = dict(traced.named_modules())
@@ -64,15 +65,25 @@ def fold_bn(encoder: nn.Module) -> nn.Module:
         if node.op != "call_module" or not isinstance(before, fx.Node) or before.op != "call_module":
             continue
         norm, convolution = modules[str(node.target)], modules[str(before.target)]
-        if type(norm) is not nn.BatchNorm2d or type(convolution) is not nn.Conv2d:
+        if type(norm) not in (nn.BatchNorm2d, BatchNormAct2d) or type(convolution) is not nn.Conv2d:
             continue
         if len(before.users) > 1 or calls[str(before.target)] > 1:  # someone else wants it without the norm
             continue
         _replace(traced, str(before.target), fuse_conv_bn_eval(convolution, norm))
+        if isinstance(norm, BatchNormAct2d):
+            _replace(traced, str(node.target), nn.Sequential(norm.drop, norm.act))
+            continue
         node.replace_all_uses_with(before)
         traced.graph.erase_node(node)
     traced.recompile()
     return traced
+
+
+class _Tracer(fx.Tracer):
+    """Keeps timm's norm with activation whole, so that its norm can be taken out."""
+
+    def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
+        return isinstance(m, BatchNormAct2d) or super().is_leaf_module(m, module_qualified_name)
 
 
 def _replace(root: nn.Module, target: str, module: nn.Module) -> None:

@@ -25,7 +25,8 @@ from simclr.export.rounding import rounded
 from simclr.preprocess import Recipe
 from simclr.runtime.backends import RUNS, Engine, gpu_count
 from simclr.runtime.model_files import FILE_OF
-from simclr.runtime.ort import PROVIDERS, available_providers, open_ort
+from simclr.runtime.ort import open_ort
+from simclr.runtime.starting import why_not
 
 MAX_BATCH = 256
 TORCH_IMAGES = 256
@@ -94,7 +95,7 @@ class Judge:
         """The file on the GPU where one runs it, else on the CPU; None where neither can."""
         path = self.folder / FILE_OF[precision]
         wanted = [name for name in ("ort-cuda", "ort-cpu") if precision in RUNS[name]]
-        if not gpu_count() or PROVIDERS["ort-cuda"] not in available_providers():
+        if not gpu_count() or why_not("ort-cuda"):
             wanted = [name for name in wanted if name == "ort-cpu"]
         if not wanted:
             return None

@@ -13,10 +13,11 @@ from simclr.export.fidelity import judge
 from simclr.export.measure import embed_all, over_batch_sizes
 from simclr.export.pictures import gallery_images
 from simclr.export.report import REPORT_FILE, Row, to_markdown
-from simclr.runtime.backends import RUNS, choose
+from simclr.runtime.backends import RUNS, choose, gpu_count
 from simclr.runtime.model_files import FILE_OF, open_folder
 from simclr.runtime.plans import PLAN_FOLDER, build_plan, import_tensorrt, keep_verdict, plan_path
-from simclr.runtime.probe import read_probe
+from simclr.runtime.probe import check_probe, read_probe
+from simclr.runtime.starting import why_not
 from simclr.runtime.tensorrt import open_trt
 
 Note = Callable[[str], None]
@@ -50,14 +51,18 @@ def build_plans(
     probe, vectors = read_probe(folder, info)
     own = gallery_images(check, run, info.encoder.recipe, note=note)
     images = own if len(own) else probe
-    fp32 = choose(folder, info, backend="auto", precision="fp32", threads=available_cpus(), note=note).engine
+    backend = (
+        "ort-cpu" if not gpu_count() or why_not("ort-cuda") else "ort-cuda"
+    )  # no plan is judged by a plan
+    fp32 = choose(folder, info, backend=backend, precision="fp32", threads=available_cpus(), note=note).engine
+    check_probe(fp32, folder, info, "fp32")
     reference = embed_all(fp32, images, batch=_BATCH)
     rows = [
         Row(FILE_OF["fp32"], there["fp32"], over_batch_sizes(fp32, probe, max_batch=info.max_batch).speed)
     ]
     for precision in wanted:
         note(f"building a plan of {FILE_OF[precision]}, which takes minutes")
-        build_plan(folder, info, precision)
+        _, built = build_plan(folder, info, precision)
         engine = open_trt(folder, info, precision, note=note)
         batched = over_batch_sizes(engine, probe, max_batch=info.max_batch)
         fidelity = judge(
@@ -69,7 +74,7 @@ def build_plans(
             batch_cosine=batched.cosine,
             measured_on=engine.provider,
         )
-        plan = keep_verdict(folder, precision, fidelity, accepted=accept and not fidelity.passed)
+        plan = keep_verdict(folder, built, fidelity, accepted=accept and not fidelity.passed)
         file = ModelFile(
             sha256=plan.sha256,
             size=plan.size,

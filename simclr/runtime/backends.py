@@ -86,10 +86,10 @@ def choose(
         return Choice(_open(folder, info, backend, taken, threads, note), taken, [])
     against: list[str] = []
     for candidate in ("trt", "ort-cuda"):
-        if why := _not_worth_trying(candidate, folder, info, precision):
-            against.append(why)
-            continue
         try:
+            if why := _not_worth_trying(candidate, folder, info, precision):
+                against.append(why)
+                continue
             taken = _precision(folder, info, candidate, precision)
             return Choice(_open(folder, info, candidate, taken, threads, note), taken, _once(against))
         except SimclrError as exc:

@@ -6,7 +6,7 @@ that a runtime which computes something else is found out before it fills a stor
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Protocol, Self
+from typing import Any, Protocol, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -83,6 +83,7 @@ class Encoder:
 
     def __call__(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
         """One batch: (N, size, size, 3) uint8 RGB, made by `recipe.apply` -> (N, width) float32, unit length."""
+        self._check_form(pixels)
         return self.engine(pixels)
 
     def encode(self, images: OneImage | Sequence[OneImage] | NDArray[np.uint8]) -> NDArray[np.float32]:
@@ -93,11 +94,7 @@ class Encoder:
         if isinstance(images, (str, Path, Image.Image, Picture)):
             images = [images]
         if isinstance(images, np.ndarray):
-            size = self.recipe.size
-            if images.dtype != np.uint8 or images.shape[1:] != (size, size, 3):
-                raise ConfigError(
-                    f"images of shape {images.shape} and dtype {images.dtype}: this encoder takes (N, {size}, {size}, 3) uint8."
-                )
+            self._check_form(images)
             batches = (images[i : i + self.batch] for i in range(0, len(images), self.batch))
         else:
             batches = (
@@ -105,6 +102,14 @@ class Encoder:
                 for i in range(0, len(images), self.batch)
             )
         return np.concatenate([np.empty((0, self.width), np.float32), *self.engine.stream(batches)])
+
+    def _check_form(self, images: NDArray[Any]) -> None:
+        """Floats, perhaps normalised already, are never taken for pixels."""
+        size = self.recipe.size
+        if images.dtype != np.uint8 or images.ndim != 4 or images.shape[1:] != (size, size, 3):
+            raise ConfigError(
+                f"images of shape {images.shape} and dtype {images.dtype}: this encoder takes (N, {size}, {size}, 3) uint8."
+            )
 
     def _pixels(self, image: OneImage) -> NDArray[np.uint8]:
         if isinstance(image, (str, Path)):

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from simclr.artifacts import ModelFile, ModelInfo
 from simclr.errors import ArtifactError
+from simclr.runtime.onnx_scan import what_is_refused
 
 MODEL_FILE = "encoder.onnx"
 MANIFEST_FILE = "manifest.json"
@@ -52,9 +53,15 @@ def newest_export() -> Path:
 
 
 def read_model(folder: Path, info: ModelInfo, precision: str) -> bytes:
-    """The bytes of one precision. Raises ArtifactError unless size and SHA-256 are those of the manifest."""
+    """The bytes of one precision.
+
+    Raises ArtifactError unless size and SHA-256 are those of the manifest, and where the file has in it what none of ours has.
+    """
     name = FILE_OF[precision]
-    return read_verified(folder / name, size=info.files[name].size, sha256=info.files[name].sha256)
+    data = read_verified(folder / name, size=info.files[name].size, sha256=info.files[name].sha256)
+    if refused := what_is_refused(data):  # the manifest may come from whoever made the file
+        raise ArtifactError(f"{folder / name}: {refused}, and is not opened. Run `simclr export` again.")
+    return data
 
 
 def read_verified(path: Path, *, size: int, sha256: str) -> bytes:

@@ -69,18 +69,19 @@ def obtain_plan(folder: Path, info: ModelInfo, precision: str, *, note: Note) ->
     plan, why = _find(path, here)
     if plan is None:
         note(f"{path}: {why}; building it, which takes minutes")
-        plan = build_plan(folder, info, precision)
+        plan, _ = build_plan(folder, info, precision)
     return plan
 
 
-def build_plan(folder: Path, info: ModelInfo, precision: str) -> bytes:
+def build_plan(folder: Path, info: ModelInfo, precision: str) -> tuple[bytes, PlanInfo]:
     """Build from the ONNX file, which is verified first, and keep plan, description and record. Raises as above."""
     import filelock
 
     trt, here, path = import_tensorrt(), _here(info, precision), plan_path(folder, precision)
     onnx = read_model(folder, info, precision)
     records = _records()
-    timing = records / f"timing-{here.tensorrt}-{here.compute_capability}.cache"
+    gpu = "".join(c if c.isalnum() else "-" for c in here.gpu)
+    timing = records / f"timing-{here.tensorrt}-{here.cuda}-{gpu}.cache"
     with filelock.FileLock(records / ".lock"):  # two builds at once spoil each other's timings
         built = build(
             trt,
@@ -94,15 +95,18 @@ def build_plan(folder: Path, info: ModelInfo, precision: str) -> bytes:
         write_atomically(timing, lambda temporary: temporary.write_bytes(built.timing))
     path.parent.mkdir(exist_ok=True)
     write_atomically(path, lambda temporary: temporary.write_bytes(built.plan))
-    _describe(path, replace(here, sha256=hashlib.sha256(built.plan).hexdigest(), size=len(built.plan)))
-    return built.plan
+    plan = replace(here, sha256=hashlib.sha256(built.plan).hexdigest(), size=len(built.plan))
+    _describe(path, plan)
+    return built.plan, plan
 
 
-def keep_verdict(folder: Path, precision: str, fidelity: Fidelity, *, accepted: bool) -> PlanInfo:
-    """Write a plan's verdict beside it and into its record: one that failed is not loaded again, unless accepted."""
-    path = plan_path(folder, precision)
-    info = replace(PlanInfo.load(_described(path)), fidelity=fidelity, accepted=accepted)
-    _describe(path, info)
+def keep_verdict(folder: Path, built: PlanInfo, fidelity: Fidelity, *, accepted: bool) -> PlanInfo:
+    """Write the verdict on a plan beside it and into its record: one that failed is not loaded again, unless accepted.
+
+    `built` is what `build_plan` gave: what lies in the folder may have been exchanged since, and is not read.
+    """
+    info = replace(built, fidelity=fidelity, accepted=accepted)
+    _describe(plan_path(folder, built.precision), info)
     return info
 
 
@@ -144,7 +148,10 @@ def _find(path: Path, here: PlanInfo) -> tuple[bytes | None, str]:
     record = _records() / f"{hashlib.sha256(plan).hexdigest()}.json"
     if not is_ours(record):
         return None, "was not built by this user on this machine"
-    found = PlanInfo.load(record)
+    try:
+        found = PlanInfo.load(record)
+    except ArtifactError:  # damaged, or of an earlier version of simclr
+        return None, "the record of its building cannot be read"
     for name, words in _BOUND_TO.items():
         was, is_now = getattr(found, name), getattr(here, name)
         if was != is_now:

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from simclr.artifacts import ModelInfo
-from simclr.errors import ArtifactError, TensorRTError
+from simclr.errors import ArtifactError, ConfigError, TensorRTError
 from simclr.runtime.cuda import Cuda, device
 from simclr.runtime.plans import Note, import_tensorrt, obtain_plan, plan_path
 
@@ -112,6 +112,12 @@ class TrtEngine:
         before: _Ticket | None = None
         number = 0
         for batch in batches:
+            if (
+                batch.dtype != np.uint8 or batch.shape[1:] != self._shape
+            ):  # copying would cast and repeat in silence
+                raise ConfigError(
+                    f"images of shape {batch.shape} and dtype {batch.dtype}: this takes (N, *{self._shape}) uint8."
+                )
             if not len(batch):
                 yield from self._last(before, found)
                 before = None

@@ -6,6 +6,7 @@ import timm
 import torch
 from torch import Tensor, fx, nn
 
+from simclr.encoder import build_encoder
 from simclr.export.graph import EncoderGraph, fold_bn
 
 
@@ -109,3 +110,21 @@ def test_normalisation_is_inside_and_vectors_have_unit_length() -> None:
 def test_a_vector_of_zeros_does_not_become_nan() -> None:
     graph = EncoderGraph(nn.Flatten(), mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0))
     assert graph(torch.zeros(1, 2, 2, 3, dtype=torch.uint8)).tolist() == [[0.0] * 12]
+
+
+@torch.inference_mode()
+def test_timms_norm_with_activation_is_folded_as_well() -> None:
+    """Left in place, the exporter folds it with float32 weights into bf16 convolutions."""
+    torch.manual_seed(0)
+    model = build_encoder("test_efficientnet").eval()
+    for module in model.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            nn.init.normal_(module.running_mean)
+            nn.init.uniform_(module.running_var, 0.5, 2)
+    norms = sum(isinstance(module, nn.BatchNorm2d) for module in model.modules())
+    folded = fold_bn(model)
+    left = sum(isinstance(module, nn.BatchNorm2d) for module in folded.modules())
+    assert norms > 10 and left == 0
+    images = torch.randn(2, 3, 64, 64)
+    assert torch.allclose(folded(images), model(images), rtol=1e-3, atol=1e-4)
+    assert sum(isinstance(module, nn.BatchNorm2d) for module in model.modules()) == norms

@@ -268,3 +268,14 @@ def test_all_backends_have_one_interface(opened, machine) -> None:
         engine = pick(opened, backend).engine
         assert np.array_equal(engine(pixels), expected)
         assert [part.shape for part in engine.stream([pixels, pixels[:1]])] == [(3, 12), (1, 12)]
+
+
+def test_a_precision_that_only_the_cpu_runs_is_taken_there_though_a_gpu_is_here(
+    opened, tmp_path: Path, machine
+) -> None:
+    folder, info = opened
+    info = with_files(info, int8=True)
+    for name in info.files:
+        (tmp_path / name).write_bytes((folder / "encoder.onnx").read_bytes())
+    machine(gpus=1, build=GPU_BUILD, session=OnGpu)
+    assert pick((tmp_path, info), "auto", "int8").engine.backend == "ort-cpu"

@@ -240,7 +240,7 @@ def test_weights_outside_the_file_are_refused_wherever_the_process_stands(
     rehash(copy)
     monkeypatch.chdir(copy)
     with pytest.raises(
-        ArtifactError, match=rf"^{copy}/encoder.onnx: ONNX Runtime cannot open it \(.*[Ee]xternal"
+        ArtifactError, match=rf"^{copy}/encoder.onnx: keeps weights outside itself, and is not opened"
     ):
         Encoder.open(copy)
 
@@ -254,14 +254,32 @@ def test_a_listed_file_under_another_name_is_not_opened(copy: Path) -> None:
         Encoder.open(copy)
 
 
-def test_a_file_that_is_no_graph_is_named(copy: Path) -> None:
-    (copy / "encoder.onnx").write_bytes(b"nothing")
+@pytest.mark.parametrize(
+    ("data", "said"),
+    [(b"nothing", "is no ONNX file, and is not opened"), (b"", "ONNX Runtime cannot open it")],
+)
+def test_a_file_that_is_no_graph_is_named(copy: Path, data: bytes, said: str) -> None:
+    (copy / "encoder.onnx").write_bytes(data)
+    rehash(copy)
+    with pytest.raises(ArtifactError, match=f"^{copy}/encoder.onnx: {said}"):
+        Encoder.open(copy)
+
+
+def test_an_operator_that_brings_an_engine_is_refused(copy: Path) -> None:
+    graph = onnx.load(copy / "encoder.onnx")
+    graph.graph.node.append(helper.make_node("EPContext", ["images"], ["engine"], domain="com.microsoft"))
+    onnx.save(graph, copy / "encoder.onnx")
     rehash(copy)
     with pytest.raises(
-        ArtifactError,
-        match=rf"^{copy}/encoder.onnx: ONNX Runtime cannot open it \([^\n]+\)\. Export it again\.$",
+        ArtifactError, match=r"encoder.onnx: uses operators of 'com\.microsoft', and is not opened"
     ):
         Encoder.open(copy)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.int64])
+def test_a_single_call_takes_no_floats_for_pixels(encoder: Encoder, dtype: type) -> None:
+    with pytest.raises(ConfigError, match=r"this encoder takes \(N, 16, 16, 3\) uint8"):
+        encoder(np.zeros((2, 16, 16, 3), dtype))
 
 
 def test_without_onnxruntime_the_install_line_is_given(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -92,7 +92,7 @@ def test_every_batch_up_to_the_largest_fits_a_profile(most: int) -> None:
 
 def test_a_plan_is_a_plain_engine_with_a_description_beside_it(gpu: Nvidia, opened: Opened) -> None:
     folder, info = opened
-    plan = build_plan(folder, info, "fp32")
+    plan, _ = build_plan(folder, info, "fp32")
     assert json.loads(plan)["number"] == 1  # what the builder gave, no header before it
     path = folder / "trt" / "encoder.plan"
     assert path.read_bytes() == plan
@@ -223,14 +223,38 @@ def test_a_truncated_plan_is_never_loaded(gpu: Nvidia, opened: Opened, said: lis
     assert whole[:-cut] not in loaded(gpu) and gpu.trt.built == 2
 
 
-def test_a_record_that_others_may_write_is_none(
+def test_a_verdict_never_makes_a_foreign_plan_ours(gpu: Nvidia, opened: Opened, own_cache: Path) -> None:
+    """Plan and description are exchanged while the verdict is found: only what was built is recorded."""
+    folder, info = opened
+    _, built = build_plan(folder, info, "fp32")
+    path = plan_path(folder, "fp32")
+    path.write_bytes(b"EVIL PLAN")
+    described = dataclasses.replace(built, sha256="../../escaped", size=9)
+    described.save(path.with_name("encoder.plan.json"))
+    keep_verdict(folder, built, info.files["encoder.onnx"].fidelity, accepted=False)
+    assert "was not built by this user" in why_no_plan(folder, info, "fp32")
+    assert [record.stem for record in (own_cache / "plans").glob("*.json")] == [built.sha256]
+
+
+def test_a_record_that_cannot_be_read_is_a_reason_to_build_again(
     gpu: Nvidia, opened: Opened, said: list[str], own_cache: Path
 ) -> None:
     obtain_plan(*opened, "fp32", note=said.append)
     (record,) = (own_cache / "plans").glob("*.json")
-    record.chmod(0o666)
+    record.write_text("{}")
     obtain_plan(*opened, "fp32", note=said.append)
-    assert "was not built by this user on this machine" in said[1]
+    assert said[1].endswith("the record of its building cannot be read; building it, which takes minutes")
+
+
+@pytest.mark.skipif(os.name != "posix", reason="has no umask")
+def test_a_plan_is_found_again_whatever_the_umask(gpu: Nvidia, opened: Opened, said: list[str]) -> None:
+    before = os.umask(0o002)
+    try:
+        obtain_plan(*opened, "fp32", note=said.append)
+        obtain_plan(*opened, "fp32", note=said.append)
+    finally:
+        os.umask(before)
+    assert gpu.trt.built == 1
 
 
 @pytest.mark.skipif(os.name != "posix" or os.geteuid() != 0, reason="giving a file away needs root")
@@ -258,15 +282,15 @@ def test_a_cache_folder_that_others_may_write_to_is_refused(
 
 def test_a_plan_whose_verdict_failed_is_refused_until_it_is_accepted(gpu: Nvidia, opened: Opened) -> None:
     folder, info = opened
-    plan = build_plan(folder, info, "fp32")
+    plan, built = build_plan(folder, info, "fp32")
     failed = dataclasses.replace(info.files["encoder.onnx"].fidelity, passed=False, failed="recall@10 0.610")
-    assert keep_verdict(folder, "fp32", failed, accepted=False).fidelity == failed
+    assert keep_verdict(folder, built, failed, accepted=False).fidelity == failed
     with pytest.raises(
         ArtifactError, match=r"trt/encoder\.plan: its fidelity verdict failed \(recall@10 0\.610\)\."
     ):
         obtain_plan(folder, info, "fp32", note=lambda line: None)
     assert "its fidelity verdict failed" in why_no_plan(folder, info, "fp32")
-    keep_verdict(folder, "fp32", failed, accepted=True)
+    keep_verdict(folder, built, failed, accepted=True)
     assert obtain_plan(folder, info, "fp32", note=lambda line: None) == plan
 
 
