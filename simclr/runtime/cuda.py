@@ -124,8 +124,10 @@ class Cuda:
         self.call("cudaStreamBeginCapture", stream, mode)
         try:
             work()
-        finally:
-            graph = self.call("cudaStreamEndCapture", stream)
+        except BaseException:
+            self._runtime.cudaStreamEndCapture(stream)  # its own complaint would hide what went wrong
+            raise
+        graph = self.call("cudaStreamEndCapture", stream)
         try:
             return self._keep(self.call("cudaGraphInstantiate", graph, 0), "cudaGraphExecDestroy")
         finally:
