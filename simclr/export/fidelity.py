@@ -24,6 +24,9 @@ TIE = 1e-5
 FP32_DIFFERENCE = 1e-5
 """Of any number of a unit vector, against PyTorch; sound files reach 1e-7 to 4e-7. A cosine of 0.999999 alone would allow 1e-3."""
 
+BATCH_COSINE = 0.99999
+"""Kernels for other batch sizes add in another order: 0.999998 was met with a MobileNet. A graph made for one size is far off."""
+
 _ROWS = 1024
 """Queries whose similarities are held at a time."""
 
@@ -82,9 +85,10 @@ def judge(
         failed.append(f"largest difference {difference:.1e}, at most {FP32_DIFFERENCE:.0e} allowed")
     if recall_10 is not None and not recall_10 >= threshold.recall_10:
         failed.append(f"recall@10 {recall_10:.3f}, at least {threshold.recall_10} needed")
-    if batch_cosine is not None and not batch_cosine >= threshold.cosine:
+    at_any_batch = min(threshold.cosine, BATCH_COSINE)
+    if batch_cosine is not None and not batch_cosine >= at_any_batch:
         failed.append(
-            f"batch size changes vectors: cosine {batch_cosine:.6f}, at least {threshold.cosine} needed"
+            f"batch size changes vectors: cosine {batch_cosine:.6f}, at least {at_any_batch} needed"
         )
     return Fidelity(
         images=len(found_ND),

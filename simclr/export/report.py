@@ -6,6 +6,7 @@ from pathlib import Path
 
 from simclr.artifacts import EncoderInfo, ModelFile
 from simclr.errors import ExportMismatch
+from simclr.runtime.model_files import FILE_OF
 
 REPORT_FILE = "FIDELITY.md"
 
@@ -77,7 +78,9 @@ def to_lines(rows: Sequence[Row]) -> list[str]:
 def recommendation(rows: Sequence[Row]) -> str:
     """The fastest usable precision of those that run here, and what it costs."""
     fp32 = rows[0]
-    best = max((row for row in rows if row.file.usable and row.speed), key=lambda row: row.best)
+    # the file for TensorRT says nothing of its speed on a CPU; as a plan it has another name
+    rows = [row for row in rows if row.file.usable and row.speed and row.name != FILE_OF["int8-trt"]]
+    best = max(rows, key=lambda row: row.best)
     recall = best.file.fidelity.recall_10
     if best.best < _WORTH * fp32.best:
         return "recommended here: fp32, nothing else exported is faster on this machine"

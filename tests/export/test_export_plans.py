@@ -1,5 +1,6 @@
 """`export --trt` on the fake GPU of fake_nvidia.py: plans are built, judged against fp32, and kept or marked."""
 
+import subprocess
 import sys
 from pathlib import Path
 
@@ -92,3 +93,21 @@ def test_a_new_export_is_whole_though_tensorrt_is_absent(
 
 def test_parse_only_goes_with_trt(export: Path) -> None:
     assert run(export, "--parse-only") == (2, "", "error: --parse-only goes with --trt.\n")
+
+
+def test_plans_of_an_export_folder_need_no_torch(export: Path) -> None:
+    """As on a machine that only serves."""
+    program = """
+import sys
+class Absent:
+    def find_spec(self, name, path=None, target=None):
+        if name.split(".")[0] in ("torch", "timm", "torchvision", "onnx", "onnxscript", "tensorrt"):
+            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+sys.meta_path.insert(0, Absent())
+from simclr.cli import main
+sys.argv = ["simclr", "export", sys.argv[1], "--trt"]
+main()
+"""
+    done = subprocess.run([sys.executable, "-c", program, str(export)], capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr == "error: tensorrt-cu13 is not installed. Run: pip install 'simclr-toolkit[trt]'\n"

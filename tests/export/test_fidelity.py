@@ -162,3 +162,9 @@ def test_nan_is_no_agreement(where: str) -> None:
 def test_thresholds_fall_with_the_precision() -> None:
     order = [THRESHOLDS[name] for name in ("fp32", "fp16", "bf16", "int8")]
     assert all(a.cosine > b.cosine and a.recall_10 > b.recall_10 for a, b in itertools.pairwise(order))
+
+
+@pytest.mark.parametrize(("batch_cosine", "passed"), [(0.999998, True), (0.99998, False)])
+def test_fp32_may_round_differently_by_batch_size_but_not_more(batch_cosine: float, passed: bool) -> None:
+    reference = cloud(300)
+    assert verdict(reference, reference, "fp32", batch_cosine=batch_cosine).passed == passed

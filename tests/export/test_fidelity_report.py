@@ -67,3 +67,10 @@ def test_the_report_gives_every_number_its_provider_and_what_failed() -> None:
     assert "- bf16: smallest cosine 0.9, at least 0.9995 needed" in text
     assert "- fp32: 1000 images, a provider" in text
     assert "| precision | 1 | 8 |" in text and "| fp32 | 9.0 | 10.0 |" in text
+
+
+def test_the_file_for_tensorrt_is_not_recommended_for_a_cpu_and_its_plan_is() -> None:
+    fast = row("int8-trt", {8: 99.0})
+    assert "fp32, nothing" in recommendation([FP32, fast])
+    plan = dataclasses.replace(fast, name="trt/encoder.int8-trt.plan")
+    assert "int8-trt: 9.9x" in recommendation([FP32, plan])

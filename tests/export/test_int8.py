@@ -488,3 +488,22 @@ def test_weights_that_overflow_are_found_out(source: Path, tmp_path: Path) -> No
     onnx.save(model, tmp_path / "encoder.onnx")
     with pytest.raises(ArtifactError, match="overflows on the calibration images"):
         quantize(tmp_path / "encoder.onnx", tmp_path / "a.onnx", images=pictures(32, seed=1), target="cpu")
+
+
+@pytest.mark.parametrize("target", ["cpu", "trt"])
+def test_an_encoder_that_standardises_its_weights_is_quantised_where_it_can_be(
+    tmp_path: Path, target: str
+) -> None:
+    """NFNets compute the weights of their convolutions, so that no stored weight can be equalised or corrected."""
+    from simclr.export import export_model
+
+    folder = export_model("timm:test_nfnet", out=tmp_path / "e", image_size=64, pretrained=False).folder
+    images = pictures(40, seed=1, size=64)
+    quantize(folder / "encoder.onnx", tmp_path / "q.onnx", images=images, target=target)
+    vectors = [
+        onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"]).run(
+            None, {"images": images}
+        )[0]
+        for path in (folder / "encoder.onnx", tmp_path / "q.onnx")
+    ]
+    assert 0.97 < (vectors[0] * vectors[1]).sum(1).min() < 0.99999
