@@ -29,11 +29,14 @@ class Artifact:
     """JSON in and out for the frozen dataclasses below; `KIND` says which file it is."""
 
     KIND = ""
+    SEALED = False
+    """Whether the file carries a checksum of its own: nobody edits it, and nothing else vouches for it."""
 
     def save(self, path: Path) -> None:
         assert is_dataclass(self) and not isinstance(self, type)
-        head = {"simclr": self.KIND, "format": FORMAT}
-        text = json.dumps(head | asdict(self), indent=2, ensure_ascii=False) + "\n"
+        values = asdict(self)
+        head = {"simclr": self.KIND, "format": FORMAT} | ({"seal": _seal(values)} if self.SEALED else {})
+        text = json.dumps(head | values, indent=2, ensure_ascii=False) + "\n"
         write_atomically(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
 
     @classmethod
@@ -50,6 +53,8 @@ class Artifact:
             raise ArtifactError(f"{path}: describes a {kind}, but a {cls.KIND} is needed here.")
         if version != FORMAT:
             raise ArtifactError(f"{path}: format {version}, but this simclr reads {FORMAT}. Write it again.")
+        if cls.SEALED and values.pop("seal", None) != _seal(values):
+            raise ArtifactError(f"{path}: damaged or edited, its seal is broken.")
         try:
             built: Self = _build(cls, values)
             return built
@@ -184,8 +189,19 @@ class PlanInfo(Artifact):
 
 
 @dataclass(frozen=True, kw_only=True)
+class SourceInfo:
+    """Where embedded images come from; see `sources.inventory`."""
+
+    kind: str
+    """folder, list, tar, zip or parquet."""
+    root: str
+    """What the paths of its rows are relative to: an absolute folder or a URL; of a list, the list."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class ShardInfo:
     number: int
+    """Never given to another shard of this store."""
     rows: int
     vectors_sha256: str
     metadata_sha256: str
@@ -196,6 +212,7 @@ class StoreInfo(Artifact):
     """A store: which shards it consists of. A shard not listed here does not exist."""
 
     KIND = "store"
+    SEALED = True
 
     uid: str
     """Drawn when the store is created: one made anew at the same path is another store, with other ids."""
@@ -203,9 +220,10 @@ class StoreInfo(Artifact):
     """Raised by every change, so that an index knows whether it is behind."""
     identity: str
     width: int
-    sources: tuple[str, ...]
-    """Absolute folders; a row's `source` counts into this list, which only grows."""
+    sources: tuple[SourceInfo, ...]
+    """A row's `source` counts into this list, which only grows."""
     next_id: int
+    next_shard: int
     shards: tuple[ShardInfo, ...]
 
 
@@ -230,6 +248,11 @@ class IndexInfo(Artifact):
     search_parameters: dict[str, float]
     measured: dict[str, Any]
     """recall@10, latency, memory, and how they were measured."""
+
+
+def _seal(values: dict[str, Any]) -> str:
+    """SHA-256 of the values, however the JSON around them is laid out."""
+    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
 
 
 def file_sha256(path: Path) -> str:

@@ -468,7 +468,13 @@ def export(
 
 @app.command()
 def embed(
-    source: Annotated[list[Path], typer.Argument(help="Folders of images, searched recursively.")],
+    source: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="SOURCE...",
+            help="Folders of images, searched recursively; lists of files, tars, zips, Parquet files; also behind URLs. See docs/embedding.md.",
+        ),
+    ],
     index: Annotated[Path | None, typer.Option(help="Index to write, such as out.faiss.")] = None,
     store: Annotated[
         Path | None, typer.Option(help="Store of the vectors.  [default: out.store beside out.faiss]")
@@ -486,8 +492,41 @@ def embed(
         str,
         typer.Option(help="auto, fp32, fp16, bf16, int8 or int8-trt. auto: fp16 on a GPU, else fp32."),
     ] = "auto",
+    include: Annotated[
+        list[str] | None,
+        typer.Option(metavar="GLOB", help="Only images that match, such as '*.jpg' or 'a/**'; repeatable."),
+    ] = None,
+    exclude: Annotated[
+        list[str] | None,
+        typer.Option(metavar="GLOB", help="Not those that match, such as 'thumbs' or '*.gif'; repeatable."),
+    ] = None,
+    follow_links: Annotated[
+        bool, typer.Option("--follow-links", help="Also go into folders that are links.")
+    ] = False,
+    forget: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="SOURCE",
+            help="Drop the rows of a source that the store has; where its images turn up elsewhere, they keep their ids. Repeatable.",
+        ),
+    ] = None,
+    max_pixels: Annotated[
+        int | None,
+        typer.Option(min=1, help="Largest image decoded.  [default: 89478485, 256 MiB as RGB]"),
+    ] = None,
+    file_seconds: Annotated[
+        float, typer.Option(min=0.1, help="What reading and decoding one file may take.")
+    ] = 30.0,
+    dry_run: Annotated[
+        bool,
+        typer.Option(
+            "--dry-run",
+            help="Say what would be done, and what it would take, by a few images; write nothing.",
+        ),
+    ] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON object.")] = False,
 ) -> None:
-    """Embed folders of images and index them; run it again to bring both in step with the folders.
+    """Embed images and index them; run it again to bring both in step with their sources.
 
     Example: simclr embed photos/ --index out.faiss
     """
@@ -498,10 +537,13 @@ def embed(
             )
         if index is not None and (index.is_dir() or index.suffix == ".store"):
             raise ConfigError(f"{index}: names a folder. Give the index a file name, such as out.faiss.")
-        from simclr.embed.folder import embed_folders
+        from simclr.embed import words
         from simclr.embed.index import update_index
+        from simclr.embed.lane import Limits
         from simclr.embed.store import Store
-        from simclr.runtime import Encoder, newest_export
+        from simclr.embed.sync import Selection, embed_sources
+        from simclr.embed.workers import Workers
+        from simclr.runtime import newest_export
 
         store = store or _store_beside(index)
         if model is None:
@@ -509,25 +551,108 @@ def embed(
             model = own or newest_export()
             if own is None:
                 note(f"model: {model}")
-        encoder = Encoder.open(model, backend=backend, precision=precision, note=note)
-        note(encoder.choice)
+        limits = Limits(seconds=file_seconds) if max_pixels is None else Limits(max_pixels, file_seconds)
+        lane = Workers(model, backend=backend, precision=precision, limits=limits, note=note)
+        selection = Selection(tuple(include or ()), tuple(exclude or ()), follow_links, tuple(forget or ()))
+        if dry_run:
+            from simclr.embed.forecast import forecast
+
+            expected = forecast(source, store, lane, selection=selection, note=note)
+            typer.echo(json.dumps(asdict(expected)) if as_json else words.of_forecast(expected, store))
+            return
         with progress.show("embed") as update:
-            report = embed_folders(source, store, encoder, model=encoder.folder, progress=update)
-        typer.echo(
-            f"{store}: {report.added} added, {report.changed} changed, {report.kept} unchanged, {report.dropped} dropped, {len(report.skipped)} skipped"
-        )
-        if report.skipped:
-            note(f"skipped files and reasons: {store / 'skipped.csv'}")
-        if not report.added + report.changed + report.kept:
+            report = embed_sources(
+                source, store, lane, model=lane.model, selection=selection, progress=update, note=note
+            )
+        if as_json:
+            typer.echo(json.dumps(asdict(report), ensure_ascii=False))
+        else:
+            typer.echo(words.of_report(report, store))
+        if not report.there:
             note(f"error: none of the images could be embedded. See {store / 'skipped.csv'}.")
             raise typer.Exit(1)
         if index is not None:
             info = update_index(Store.open(store), index)
             measured = info.measured
-            typer.echo(
+            (note if as_json else typer.echo)(
                 f"{index}: {info.size} vectors, {info.factory}, recall@10 {measured['recall@10']:.3f}, {measured['latency_ms']:.2f} ms a query"
             )
             note(f"next: simclr search {index} IMAGE --html gallery.html")
+
+
+store_app = typer.Typer(
+    help="Verify and repair a store of vectors; hand it to other tools.",
+    no_args_is_help=True,
+    rich_markup_mode=None,
+)
+app.add_typer(store_app, name="store")
+
+
+@store_app.command("check")
+def store_check(
+    store: Annotated[Path, typer.Argument(help="Store written by `simclr embed`.")],
+    repair: Annotated[
+        bool,
+        typer.Option(
+            "--repair", help="Mend what is damaged: from second copies, else by embedding that shard again."
+        ),
+    ] = False,
+    model: Annotated[
+        Path | None,
+        typer.Option(help="Export folder from which a damaged copy of the model is restored."),
+    ] = None,
+    backend: Annotated[str, typer.Option(help="As of `simclr embed`.")] = "auto",
+) -> None:
+    """Read a store in full and compare it with its checksums; mend it if asked to.
+
+    Example: simclr store check out.store --repair
+    """
+    with user_errors():
+        from simclr.embed.check import check_store, repair_store
+        from simclr.embed.workers import Workers
+
+        faults = list(check_store(store))
+        for fault in faults:
+            typer.echo(fault.words)
+        if not faults:
+            typer.echo(f"{store}: whole")
+            return
+        if not repair:
+            note(f"error: {store} is damaged. Mend it with: simclr store check {store} --repair")
+            raise typer.Exit(1)
+        lost = 0
+        for mended in repair_store(
+            store, open_lane=lambda folder: Workers(folder, backend=backend, note=note), model=model
+        ):
+            typer.echo(mended.words)
+            lost += mended.lost
+        left = list(check_store(store))
+        for fault in left:
+            typer.echo(fault.words)
+        typer.echo(f"{store}: {'still damaged' if left else 'whole again'}")
+        if lost or left:
+            note(f"error: {lost:,} rows were lost." if lost else f"error: {store} is still damaged.")
+            raise typer.Exit(1)
+
+
+@store_app.command("export")
+def store_export(
+    store: Annotated[Path, typer.Argument(help="Store written by `simclr embed`.")],
+    to: Annotated[str, typer.Option("--to", metavar="parquet|csv|npy", help="Form of the file.")] = "parquet",
+    out: Annotated[
+        Path | None, typer.Option(help="File to write.  [default: beside the store, under its name]")
+    ] = None,
+) -> None:
+    """Write all vectors and paths of a store into one file for other tools.
+
+    Example: simclr store export out.store --to parquet
+    """
+    with user_errors():
+        from simclr.embed.hand_over import hand_over
+        from simclr.embed.store import Store
+
+        for path in hand_over(Store.open(store), out or store.with_suffix(f".{to}"), form=to):
+            typer.echo(path)
 
 
 @app.command()

@@ -69,11 +69,10 @@ def run_demo(
 
     Everything lands in `out`. Raises ConfigError if `out` exists and no demo made it.
     """
-    from simclr.embed import Index, Store, build_index, embed_folders
+    from simclr.embed import Index, Store, Workers, build_index, embed_sources
     from simclr.embed.gallery import write_gallery
     from simclr.export import export_model
     from simclr.pretrain import Augmentation, PretrainConfig, run
-    from simclr.runtime import Encoder
 
     started = time.monotonic()
     images = out / "images"
@@ -104,10 +103,9 @@ def run_demo(
 
     accuracy = {"raw pixels": _raw_accuracy(images)}
     for name, export in exports.items():
-        encoder = Encoder.open(export)
         store_path = out / f"{export.parent.name if export.name == 'export' else export.name}.store"
         with progress.show(f"embed ({name})") as update:
-            embed_folders([images], store_path, encoder, model=export, progress=update)
+            embed_sources([images], store_path, Workers(export), model=export, progress=update)
         store = Store.open(store_path)
         accuracy[name] = _store_accuracy(store)
     index_path = out / "demo.faiss"

@@ -79,7 +79,9 @@ def sniff(head: bytes) -> str | None:
     return None
 
 
-def decode(data: bytes, *, enough: Callable[[int, int], int] | None = None) -> Picture:
+def decode(
+    data: bytes, *, enough: Callable[[int, int], int] | None = None, pixel_limit: int = PIXEL_LIMIT
+) -> Picture:
     """Decode one image file.
 
     `enough` is asked, with the upright width and height, for the shortest side the caller can use; a JPEG may

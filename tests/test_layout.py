@@ -117,9 +117,9 @@ def test_embedding_and_searching_run_without_torch(model, photos, tmp_path):
     code = f"""
 from pathlib import Path
 from simclr import Encoder, Index, Store
-from simclr.embed import build_index, embed_folders
+from simclr.embed import Lane, build_index, embed_sources
 encoder = Encoder.open({str(model)!r})
-embed_folders([Path({str(photos)!r})], Path({str(tmp_path / "o.store")!r}), encoder, model=encoder.folder)
+embed_sources([Path({str(photos)!r})], Path({str(tmp_path / "o.store")!r}), Lane(encoder), model=encoder.folder)
 build_index(Store.open({str(tmp_path / "o.store")!r}), Path({str(tmp_path / "o.faiss")!r}))
 assert Index.open({str(tmp_path / "o.faiss")!r}).search({str(photos / "warm/red_light.png")!r})[0][0].similarity > 0.999
 """

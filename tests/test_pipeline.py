@@ -6,7 +6,7 @@ from PIL import Image
 
 from simclr import Encoder, Index, Store
 from simclr.classify.knn import knn_predict
-from simclr.embed import build_index, embed_folders
+from simclr.embed import Lane, build_index, embed_sources
 from simclr.encoder import load_encoder
 from simclr.export import export_model
 from simclr.pretrain import PretrainConfig, run
@@ -19,8 +19,8 @@ def test_a_folder_becomes_a_running_search(noise_photos, tmp_path):
     folder = run(config, out=tmp_path / "run")
     export = export_model(folder).folder
     encoder = Encoder.open(folder)  # finds the export in it
-    report = embed_folders([noise_photos], tmp_path / "out.store", encoder, model=export)
-    assert (report.added, report.skipped) == (16, [])
+    report = embed_sources([noise_photos], tmp_path / "out.store", Lane(encoder), model=export)
+    assert (report.added, report.skipped) == (16, 0)
 
     store = Store.open(tmp_path / "out.store")
     assert store.info.identity == load_encoder(folder)[1].identity

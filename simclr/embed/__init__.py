@@ -1,8 +1,10 @@
-"""An image folder -> a store of vectors -> an index -> neighbours. Runs without torch."""
+"""Images -> a store of vectors -> an index -> neighbours. Runs without torch."""
 
-from simclr.embed.folder import Report, embed_folders
 from simclr.embed.index import build_index
+from simclr.embed.lane import Lane
 from simclr.embed.search import Hit, Index
 from simclr.embed.store import Store
+from simclr.embed.sync import Report, embed_sources
+from simclr.embed.workers import Workers
 
-__all__ = ["Hit", "Index", "Report", "Store", "build_index", "embed_folders"]
+__all__ = ["Hit", "Index", "Lane", "Report", "Store", "Workers", "build_index", "embed_sources"]

@@ -12,6 +12,7 @@ from simclr.artifacts import write_atomically
 from simclr.embed.search import Hit
 from simclr.errors import ArtifactError, ImageError
 from simclr.images import decode
+from simclr.sources import place_of, read_place
 
 _THUMBNAIL = 256
 """Longest side, in pixels."""
@@ -75,8 +76,8 @@ def _figure(path: str, label: str, kind: str) -> str:
 
 def _image(path: str, name: str) -> str:
     try:
-        image = decode(Path(path).read_bytes(), enough=lambda w, h: min(w, h, _THUMBNAIL)).image
-    except (OSError, ImageError):  # moved or damaged since it was embedded: the page says so and goes on
+        image = decode(read_place(place_of(path)), enough=lambda w, h: min(w, h, _THUMBNAIL)).image
+    except ImageError:  # moved or damaged since it was embedded: the page says so and goes on
         return '<div class="missing">image is no longer there</div>'
     image.thumbnail((_THUMBNAIL, _THUMBNAIL), Image.Resampling.BICUBIC)
     jpeg = BytesIO()

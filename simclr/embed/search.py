@@ -17,7 +17,8 @@ from PIL import Image
 
 from simclr.artifacts import IndexInfo
 from simclr.embed.index import load_index, nearest
-from simclr.embed.store import Row, Store
+from simclr.embed.shards import Row
+from simclr.embed.store import Store
 from simclr.errors import ArtifactError, ConfigError, EncoderMismatch
 from simclr.runtime import Encoder
 

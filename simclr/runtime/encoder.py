@@ -4,7 +4,7 @@ Every opening runs the probe that lies beside the model and compares it with the
 that a runtime which computes something else is found out before it fills a store.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Protocol, Self
 
@@ -35,6 +35,8 @@ class Encodes(Protocol):
     batch: int
 
     def __call__(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]: ...
+
+    def stream(self, batches: Iterable[NDArray[np.uint8]]) -> Iterator[NDArray[np.float32]]: ...
 
 
 class Encoder:
@@ -86,6 +88,10 @@ class Encoder:
         self._check_form(pixels)
         return self.engine(pixels)
 
+    def stream(self, batches: Iterable[NDArray[np.uint8]]) -> Iterator[NDArray[np.float32]]:
+        """The same for one batch after another, in order; some may be empty. Copying and computing overlap on a GPU."""
+        return self.engine.stream(map(self._checked, batches))
+
     def encode(self, images: OneImage | Sequence[OneImage] | NDArray[np.uint8]) -> NDArray[np.float32]:
         """Paths, Pillow images (one or several), or (N, size, size, 3) uint8 RGB -> (N, width) float32, unit length.
 
@@ -102,6 +108,10 @@ class Encoder:
                 for i in range(0, len(images), self.batch)
             )
         return np.concatenate([np.empty((0, self.width), np.float32), *self.engine.stream(batches)])
+
+    def _checked(self, pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        self._check_form(pixels)
+        return pixels
 
     def _check_form(self, images: NDArray[Any]) -> None:
         """Floats, perhaps normalised already, are never taken for pixels."""

@@ -33,6 +33,8 @@ class OrtEngine:
         """As read back from the session, with ONNX Runtime's version."""
 
     def __call__(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
+        if not len(pixels):  # not every provider takes nothing
+            return np.empty((0, self.session.get_outputs()[0].shape[1]), np.float32)
         vectors: NDArray[np.float32] = self.session.run(None, {"images": pixels})[0]
         return vectors
 

@@ -7,15 +7,14 @@ processes of a loader as they are: they hold arrays and paths, no open file and 
 import hashlib
 import os
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from simclr.errors import ImageError
-from simclr.sources import remote, walk
+from simclr.sources import places, remote
 from simclr.sources.names import Names
+from simclr.sources.places import Place
 
 
 class Collection(Protocol):
@@ -34,6 +33,9 @@ class Collection(Protocol):
     def read(self, i: int) -> bytes:
         """The bytes of image i. Raises ImageError with the reason, without a path."""
 
+    def place(self, i: int) -> Place:
+        """Where they lie."""
+
 
 @dataclass(frozen=True)
 class Files:
@@ -51,12 +53,12 @@ class Files:
         return hashlib.sha256(self.names.blob).hexdigest()
 
     def read(self, i: int) -> bytes:
-        name = self.names[i]
-        if remote.is_url(name):
-            return remote.read(name)
-        if remote.is_url(self.root) and not os.path.isabs(name):
-            return remote.read(f"{self.root}/{name}")
-        return walk.read(Path(self.root), name)
+        place = self.place(i)
+        # training reads a file many times: it keeps a copy
+        return remote.read(place.file) if remote.is_url(place.file) else places.read(place)
+
+    def place(self, i: int) -> Place:
+        return Place(join(self.root, self.names[i]))
 
 
 @dataclass(frozen=True)
@@ -71,6 +73,8 @@ class Spans:
     offsets: NDArray[np.int64]
     sizes: NDArray[np.int64]
     """Both in bytes."""
+    cut: frozenset[str] = frozenset()
+    """Names of the files that end early: there may be more in them."""
 
     @property
     def sha256(self) -> str:
@@ -78,17 +82,12 @@ class Spans:
         return hashlib.sha256(self.names.blob + self.sizes.astype("<i8").tobytes()).hexdigest()
 
     def read(self, i: int) -> bytes:
-        size = int(self.sizes[i])
-        if size > walk.FILE_LIMIT:
-            raise ImageError(f"too large: {size:,} bytes is above the limit of {walk.FILE_LIMIT:,}")
-        try:  # opened each time: 10 us, and nothing that processes could share by mistake
-            with open(self.files[self.file_of[i]], "rb", buffering=0) as file:
-                file.seek(int(self.offsets[i]))
-                data = file.read(size)
-                while len(data) < size and (more := file.read(size - len(data))):
-                    data += more
-        except OSError as exc:
-            raise ImageError(f"cannot be read: {exc.strerror or exc}") from exc
-        if len(data) < size:
-            raise ImageError("cannot be read: its file has become shorter")
-        return data
+        return places.read(self.place(i))
+
+    def place(self, i: int) -> Place:
+        return Place(self.files[self.file_of[i]], int(self.offsets[i]), int(self.sizes[i]))
+
+
+def join(root: str, name: str) -> str:
+    """A name that may be relative to a folder or URL, absolute, or a URL."""
+    return name if remote.is_url(name) or os.path.isabs(name) else f"{root}/{name}"

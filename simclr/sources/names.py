@@ -11,7 +11,7 @@ class Names:
 
     def __init__(self, blob: bytes, starts: NDArray[np.int64]) -> None:
         """`blob` is the names in UTF-8 with one byte between two; name i lies at starts[i] .. starts[i + 1] - 1."""
-        self.blob, self._starts = blob, starts
+        self.blob, self.starts = blob, starts
 
     @classmethod
     def of(cls, names: Iterable[str]) -> "Names":
@@ -29,12 +29,12 @@ class Names:
         return cls(blob, np.concatenate([[0], breaks + 1, [len(blob) + 1]]).astype(np.int64))
 
     def __len__(self) -> int:
-        return len(self._starts) - 1
+        return len(self.starts) - 1
 
     def __getitem__(self, i: int) -> str:
         if not 0 <= i < len(self):
             raise IndexError(i)
-        return self.blob[self._starts[i] : self._starts[i + 1] - 1].decode()
+        return self.blob[self.starts[i] : self.starts[i + 1] - 1].decode()
 
     def __iter__(self) -> Iterator[str]:
         return (self[i] for i in range(len(self)))

@@ -17,7 +17,6 @@ from simclr.errors import ConfigError, ImageError, MissingExtra, reason
 from simclr.sources.cache import Note, key_of, load_arrays, needed, save_arrays
 from simclr.sources.collection import Collection, Files, Spans
 from simclr.sources.names import Names
-from simclr.sources.patterns import short_names
 
 _NAMES = (
     "image", "img", "images", "jpg", "jpeg", "png", "webp", "picture", "photo", "image_bytes", "bytes", "content",
@@ -30,9 +29,9 @@ _FORMAT = 1
 
 
 def open_parquet(
-    source: str, origins: Sequence[str], files: Sequence[str], *, column: str | None, root: str, note: Note
+    source: str, labels: Sequence[str], files: Sequence[str], *, column: str | None, root: str, note: Note
 ) -> Collection:
-    """`origins` are the files as the user named them, `files` the same ones on this machine.
+    """`labels` name the files in the names of their images.
 
     `column` may name the one with the images; paths in it are relative to their file's folder, or to `root`. Raises
     ImageError (a file is missing or damaged, there is no image, the cache has no room), ConfigError (which column?),
@@ -45,8 +44,7 @@ def open_parquet(
     leaves = [_leaf(file, column) for file in files]
     if all(is_path for _, is_path in leaves):
         return _listed(source, files, [leaf for leaf, _ in leaves], root)
-    shorts = short_names(list(origins))
-    for short, (leaf, is_path) in zip(shorts, leaves, strict=True):
+    for short, (leaf, is_path) in zip(labels, leaves, strict=True):
         if is_path:
             raise ConfigError(
                 f"{short}: its column {leaf} holds paths, those of other files hold images. Give them apart."
@@ -63,7 +61,7 @@ def open_parquet(
         _unpack(files[i], leaves[i][0], packs[i])
     ends_of, rows_of = zip(*map(_index, packs), strict=True)
     names = [
-        f"{short}/{row}" for short, rows in zip(shorts, rows_of, strict=True) for row in rows[:-1].tolist()
+        f"{short}/{row}" for short, rows in zip(labels, rows_of, strict=True) for row in rows[:-1].tolist()
     ]
     empty = sum(int(rows[-1]) - len(rows) + 1 for rows in rows_of)
     if empty:

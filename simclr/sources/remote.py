@@ -5,7 +5,8 @@ is written whole or not at all, so that a stopped start goes on with what is the
 """
 
 import os
-from collections.abc import Callable, Sequence
+import posixpath
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache, partial
 from pathlib import Path
@@ -18,6 +19,20 @@ from simclr.sources.cache import Note, key_of, needed
 from simclr.sources.patterns import expand_braces
 
 T = TypeVar("T")
+
+_TELLING = (
+    "ETag",
+    "etag",
+    "LastModified",
+    "last_modified",
+    "mtime",
+    "modified",
+    "updated",
+    "created",
+    "md5",
+    "sha256",
+)
+"""What file systems of fsspec call that by which a file shows that it has changed."""
 
 _AT_ONCE = 4
 """Files copied at the same time."""
@@ -81,6 +96,51 @@ def read(url: str) -> bytes:
         return path.read_bytes()
     except (SimclrError, OSError) as exc:
         raise ImageError(f"cannot be read: {reason(exc)}") from exc
+
+
+def fetch(url: str, *, limit: int) -> bytes:
+    """The bytes of a file of at most `limit` bytes, straight from its server: embedding reads each file once, and a bucket
+    may be larger than the disk. Raises ImageError without the path."""
+    try:
+        files, path = _open(url)
+        size = _asked(url, lambda: files.info(path)).get("size")
+        if isinstance(size, int) and size > limit:
+            raise ImageError(f"too large: {size:,} bytes is above the limit of {limit:,}")
+        data: bytes = _asked(url, lambda: files.cat_file(path))
+        return data
+    except SimclrError as exc:
+        raise ImageError(f"cannot be read: {reason(exc).removeprefix(f'{url}: ')}") from exc
+
+
+def walk(
+    url: str, *, enters: Callable[[str], bool]
+) -> Iterator[tuple[str, list[tuple[str, dict[str, Any]]]]]:
+    """Folders below a URL, depth first in code-point order, each relative to it with the names and facts of its files."""
+    files, path = _open(url)
+    top = path.rstrip("/")
+
+    def look(folder: str) -> Iterator[tuple[str, list[tuple[str, dict[str, Any]]]]]:
+        entries = _asked(url, lambda: files.ls(f"{top}/{folder}" if folder else top, detail=True))
+        inner: list[str] = []
+        here: list[tuple[str, dict[str, Any]]] = []
+        for entry in entries:
+            name = posixpath.basename(str(entry["name"]).rstrip("/"))
+            if entry.get("type") == "directory":
+                inner.append(name)
+            elif name:
+                here.append((name, entry))
+        yield folder, sorted(here, key=lambda file: file[0])
+        for name in sorted(inner):
+            if enters(folder + name):
+                yield from look(f"{folder}{name}/")
+
+    yield from look("")
+
+
+def stamp(facts: dict[str, Any]) -> int:
+    """A number that changes when what a server says of a file does; 0 where it says nothing that would."""
+    told = sorted((key, str(facts[key])) for key in _TELLING if facts.get(key) is not None)
+    return int(key_of(told)[:15], 16) if told else 0
 
 
 def _target(url: str) -> tuple[Path, int | None]:

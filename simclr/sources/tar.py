@@ -17,23 +17,22 @@ from simclr.errors import ConfigError, ImageError, reason
 from simclr.sources.cache import UNKNOWN, Note, key_of, load_arrays, remember, stamp_of
 from simclr.sources.collection import Spans
 from simclr.sources.names import Names
-from simclr.sources.patterns import short_names
-from simclr.sources.walk import has_image_suffix, unwanted
+from simclr.sources.walk import is_image_member
 
 _COMPRESSED = (b"\x1f\x8b", b"BZh", b"\xfd7zXZ\0", b"\x28\xb5\x2f\xfd")
 """First bytes of gzip, bzip2, xz and zstd."""
 _FORMAT = 1
 
 
-def open_tars(source: str, origins: Sequence[str], files: Sequence[str], *, note: Note) -> Spans:
-    """`origins` are the shards as the user named them, `files` the same ones on this machine.
+def open_tars(source: str, labels: Sequence[str], files: Sequence[str], *, note: Note) -> Spans:
+    """`labels` name the shards in the names of their images.
 
     A shard that ends early gives what it holds whole, and is noted. Raises ImageError (a shard is missing, or none
     holds an image), ConfigError (one is compressed, or no tar).
     """
     names: list[str] = []
     members: list[_Members] = []
-    for shard, file in zip(short_names(list(origins)), files, strict=True):
+    for shard, file in zip(labels, files, strict=True):
         members.append(_members(shard, file, note))
         names += (f"{shard}/{name}" for name in members[-1].names)
     if not names:
@@ -46,6 +45,7 @@ def open_tars(source: str, origins: Sequence[str], files: Sequence[str], *, note
         np.repeat(np.arange(len(files), dtype=np.int32), counts),
         np.concatenate([one.offsets for one in members]),
         np.concatenate([one.sizes for one in members]),
+        frozenset(label for label, one in zip(labels, members, strict=True) if one.fault),
     )
 
 
@@ -121,7 +121,7 @@ def _read_headers(stream: object, end: int, images: dict[str, tuple[int, int]]) 
             tar.members = []  # they are kept for extracting
             if member.offset_data + member.size > end:
                 return f"ends early, within {member.name}"
-            if member.isreg() and not member.issparse() and _is_image(member.name):
+            if member.isreg() and not member.issparse() and is_image_member(member.name):
                 images.pop(member.name, None)
                 images[member.name] = member.offset_data, member.size
         stream.seek(tar.offset)  # type: ignore[attr-defined]
@@ -129,8 +129,3 @@ def _read_headers(stream: object, end: int, images: dict[str, tuple[int, int]]) 
         if stream.read(512) == bytes(512):  # type: ignore[attr-defined]
             return ""
         return "ends early" if tar.offset + 512 > end else f"has a damaged header at byte {tar.offset:,}"
-
-
-def _is_image(member: str) -> bool:
-    words = [word for word in member.split("/") if word not in ("", ".")]
-    return bool(words) and has_image_suffix(words[-1]) and not any(map(unwanted, words))

@@ -5,7 +5,7 @@ Takes a folder; gives `Found` files in the order of their paths, and `Skipped` o
 
 - a file with an image's suffix counts; any other file counts if its first bytes are an image's;
 - hidden files and folders, and the thumbnails that NAS boxes leave about, are skipped;
-- links to folders are not followed (no loops); links to files are.
+- links to folders are not followed (no loops) unless asked for, and then not where they lead back; links to files are.
 """
 
 import os
@@ -16,9 +16,9 @@ from pathlib import Path
 
 from simclr.errors import ImageError
 from simclr.images import HEAD_BYTES, SUFFIXES, sniff
-
-FILE_LIMIT = 1 << 30
-"""Largest file read, in bytes."""
+from simclr.sources import places
+from simclr.sources.patterns import ALL, Patterns
+from simclr.sources.places import Place
 
 _LITTER = frozenset(("@eaDir", "__MACOSX", "Thumbs.db", "desktop.ini"))
 _NOT_IN_NAMES = frozenset(("Cc", "Cs", "Zl", "Zp"))
@@ -45,15 +45,25 @@ class Skipped:
     """The operating system refused: what lies there is unknown, not gone."""
 
 
-def scan(root: Path) -> Iterator[Found | Skipped]:
+@dataclass(frozen=True)
+class LeftOut:
+    """By a pattern: the user's own choice."""
+
+    path: str
+
+
+def scan(
+    root: Path, *, patterns: Patterns = ALL, follow_links: bool = False
+) -> Iterator[Found | Skipped | LeftOut]:
     """Walk a folder depth first, names in code-point order, so that two walks of one tree agree.
 
-    Raises ImageError if `root` is no folder.
+    `follow_links`: also into folders that are links. Raises ImageError if `root` is no folder.
     """
     if not root.is_dir():
         what = "not a folder" if root.exists() else "no such folder"
         raise ImageError(f"{root}: {what}. Give a folder of images.")
-    yield from _walk(os.fspath(root), "")
+    above = (_identity(os.stat(root)),) if follow_links else None
+    yield from _walk(os.fspath(root), "", patterns, above)
 
 
 def list_images(root: Path) -> list[str]:
@@ -81,6 +91,12 @@ def has_image_suffix(name: str) -> bool:
     return name[name.rfind(".") :].lower() in SUFFIXES
 
 
+def is_image_member(name: str) -> bool:
+    """Whether a member of a tar or zip is an image by its suffix, and neither hidden nor litter."""
+    words = [word for word in name.split("/") if word not in ("", ".")]
+    return bool(words) and has_image_suffix(words[-1]) and not any(map(unwanted, words))
+
+
 def begins_as_image(path: str) -> bool:
     """Whether the first bytes of a file are an image's. Raises OSError if it cannot be read."""
     with open(path, "rb") as file:
@@ -89,16 +105,17 @@ def begins_as_image(path: str) -> bool:
 
 def read(root: Path, path: str) -> bytes:
     """The bytes of one listed file. Raises ImageError with the reason if it cannot be read."""
-    try:
-        with open(root / path, "rb") as file:
-            if (size := os.fstat(file.fileno()).st_size) > FILE_LIMIT:
-                raise ImageError(f"too large: {size:,} bytes is above the limit of {FILE_LIMIT:,}")
-            return file.read()
-    except OSError as exc:
-        raise ImageError(f"cannot be read: {exc.strerror or exc}") from exc
+    return places.read(Place(os.path.join(root, path)))
 
 
-def _walk(folder: str, prefix: str) -> Iterator[Found | Skipped]:
+Above = tuple[tuple[int, int], ...]
+"""Device and inode of each folder on the way from the root."""
+
+
+def _walk(
+    folder: str, prefix: str, patterns: Patterns, above: Above | None
+) -> Iterator[Found | Skipped | LeftOut]:
+    """`above` is None where links to folders are not followed."""
     try:
         with os.scandir(folder) as entries:
             ordered = sorted(entries, key=lambda entry: entry.name)
@@ -111,12 +128,38 @@ def _walk(folder: str, prefix: str) -> Iterator[Found | Skipped]:
         path = prefix + entry.name
         if why := unwanted(entry.name):
             yield Skipped(path, why)
-        elif entry.is_dir(follow_symlinks=False):
-            yield from _walk(entry.path, path + "/")
-        elif entry.is_symlink() and os.path.isdir(entry.path):
-            yield Skipped(path, "link to a folder")
+        elif entry.is_dir(follow_symlinks=False) or (entry.is_symlink() and os.path.isdir(entry.path)):
+            if not patterns.enters(path):
+                yield LeftOut(path)
+            else:
+                yield from _enter(entry, path, patterns, above)
+        elif not patterns.takes(path):
+            yield LeftOut(path)
         else:
             yield _file(entry, path)
+
+
+def _enter(
+    entry: os.DirEntry[str], path: str, patterns: Patterns, above: Above | None
+) -> Iterator[Found | Skipped | LeftOut]:
+    if above is None and entry.is_symlink():
+        yield Skipped(path, "link to a folder")
+        return
+    if above is not None:
+        try:
+            here = _identity(entry.stat())
+        except OSError as exc:
+            yield Skipped(path, f"cannot be read: {exc.strerror or exc}", unreachable=True)
+            return
+        if here in above:
+            yield Skipped(path, "link to a folder that it lies in")
+            return
+        above = (*above, here)
+    yield from _walk(entry.path, path + "/", patterns, above)
+
+
+def _identity(stat: os.stat_result) -> tuple[int, int]:
+    return stat.st_dev, stat.st_ino
 
 
 def _file(entry: os.DirEntry[str], path: str) -> Found | Skipped:

@@ -6,9 +6,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from simclr.embed.folder import Report, embed_folders
-from simclr.embed.index import build_index
-from simclr.embed.store import Row, Store
+from simclr.artifacts import SourceInfo
+from simclr.embed import Lane, Report, Store, build_index, embed_sources
+from simclr.embed import writer as writer_module
+from simclr.embed.shards import Row
+from simclr.embed.writer import writing
 from simclr.runtime import Encoder
 
 
@@ -19,10 +21,12 @@ def encoder(model: Path) -> Encoder:
 
 @pytest.fixture
 def embed(encoder: Encoder, tmp_path: Path) -> Callable[..., Report]:
-    """Folders -> `tmp_path / "out.store"`."""
+    """Sources -> `tmp_path / "out.store"`, in this process; the report without what differs from run to run."""
 
-    def embed(*roots: Path, store: Path = tmp_path / "out.store", **keywords: object) -> Report:
-        return embed_folders(roots, store, encoder, model=encoder.folder, **keywords)
+    def embed(*sources: Path, store: Path = tmp_path / "out.store", **keywords: object) -> Report:
+        report = embed_sources(sources, store, Lane(encoder), model=encoder.folder, **keywords)
+        report.seconds, report.bound = 0.0, ""
+        return report
 
     return embed
 
@@ -36,13 +40,14 @@ def index(embed: Callable[..., Report], photos: Path, tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def fill(model: Path) -> Callable[..., Path]:
+def fill(model: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Path]:
     """One shard for each array of unit vectors, with ids that count from 0 and made-up paths."""
 
     def fill(folder: Path, shards: Sequence[np.ndarray]) -> Path:
+        monkeypatch.setattr(writer_module, "SHARD_ROWS", 1)  # nothing is merged
         width = shards[0].shape[1]
-        with Store.writing(folder, model=model, identity="made up", width=width) as store:
-            store.add_sources([folder.parent])
+        with writing(folder, model=model, identity="made up", width=width) as store:
+            store.add_sources([SourceInfo(kind="folder", root=str(folder.parent))])
             for vectors in shards:
                 store.commit([row(id) for id in store.new_ids(len(vectors))], vectors)
         return folder

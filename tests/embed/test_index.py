@@ -12,6 +12,7 @@ import pytest
 from simclr.artifacts import IndexInfo, file_sha256
 from simclr.embed.index import build_index, load_index, nearest, sidecar, update_index
 from simclr.embed.store import Store
+from simclr.embed.writer import writing
 from simclr.errors import ArtifactError, ImageError
 
 
@@ -19,7 +20,7 @@ from simclr.errors import ArtifactError, ImageError
 def store(fill, tmp_path, vectors) -> Store:
     """500 vectors in shards of 200, 1 and 299; ids 0-4 were dropped again, so that ids are no row numbers."""
     folder = fill(tmp_path / "v.store", [vectors[:200], vectors[200:201], vectors[201:]])
-    with Store.writing(folder, model=folder / "model", identity="made up", width=32) as opened:
+    with writing(folder, model=folder / "model", identity="made up", width=32) as opened:
         opened.commit([], vectors[:0], drop=range(5))
     return Store.open(folder)
 
@@ -146,10 +147,10 @@ def test_an_index_that_is_not_there_says_how_to_make_one(path):
 
 
 def test_a_store_without_vectors_cannot_be_indexed(store, path):
-    with Store.writing(store.folder, model=store.model, identity="made up", width=32) as opened:
+    with writing(store.folder, model=store.model, identity="made up", width=32) as opened:
         opened.commit([], np.empty((0, 32), np.float32), drop=range(500))
         with pytest.raises(ImageError, match="holds no vectors"):
-            build_index(opened, path)
+            build_index(opened.store, path)
     assert not path.exists()
 
 
@@ -184,9 +185,9 @@ def test_a_missing_index_is_built(store, path):
 
 def test_an_index_behind_its_store_is_built_again(store, path):
     build_index(store, path)
-    with Store.writing(store.folder, model=store.model, identity="made up", width=32) as opened:
+    with writing(store.folder, model=store.model, identity="made up", width=32) as opened:
         opened.commit([], np.empty((0, 32), np.float32), drop=[7])
-        info = update_index(opened, path)
+        info = update_index(opened.store, path)
     assert (info.size, info.generation) == (494, opened.info.generation)
 
 

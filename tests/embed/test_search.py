@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from simclr.embed import Lane, embed_sources
 from simclr.embed import search as search_module
-from simclr.embed.folder import embed_folders
 from simclr.embed.search import Index
 from simclr.errors import ArtifactError, ConfigError, EncoderMismatch, ImageError
 from simclr.runtime import Encoder
@@ -151,7 +151,7 @@ def test_a_query_through_another_encoder_is_refused(index, other_model, photos):
 
 def test_a_store_of_another_encoder_is_refused(index, other_model, photos, tmp_path):
     other = Encoder.open(other_model)
-    embed_folders([photos], tmp_path / "other.store", other, model=other.folder)
+    embed_sources([photos], tmp_path / "other.store", Lane(other), model=other.folder)
     with pytest.raises(EncoderMismatch, match="Give the store it was built from with --store"):
         Index.open(index, store=tmp_path / "other.store")
 

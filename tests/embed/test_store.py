@@ -12,9 +12,13 @@ import pyarrow.parquet as pq
 import pytest
 
 from simclr import artifacts
-from simclr.artifacts import StoreInfo
-from simclr.embed import store as store_module
-from simclr.embed.store import Row, Store
+from simclr.artifacts import SourceInfo, StoreInfo
+from simclr.embed import Store
+from simclr.embed import shards as shards_module
+from simclr.embed import writer as writer_module
+from simclr.embed.shards import Row
+from simclr.embed.writer import StoreWriter
+from simclr.embed.writer import writing as open_for_writing
 from simclr.errors import ArtifactError, EncoderMismatch
 
 WIDTH = 6
@@ -38,6 +42,12 @@ def unit(count: int, seed: int = 0) -> np.ndarray:
     return values / np.linalg.norm(values, axis=1, keepdims=True)
 
 
+@pytest.fixture(autouse=True)
+def small_shards(monkeypatch):
+    """Shards of four are full, so that none is merged by the way."""
+    monkeypatch.setattr(writer_module, "SHARD_ROWS", 4)
+
+
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     return tmp_path / "out.store"
@@ -46,7 +56,7 @@ def folder(tmp_path: Path) -> Path:
 @pytest.fixture
 def writing(folder, model):
     def writing(identity: str = "encoder one"):
-        return Store.writing(folder, model=model, identity=identity, width=WIDTH)
+        return open_for_writing(folder, model=model, identity=identity, width=WIDTH)
 
     return writing
 
@@ -55,7 +65,7 @@ def writing(folder, model):
 def filled(folder, writing) -> Path:
     """Ids 0-3, 4-6, 7-8 in shards 0, 1, 2."""
     with writing() as store:
-        store.add_sources([folder.parent])
+        store.add_sources([SourceInfo(kind="folder", root=str(folder.parent))])
         for count in (4, 3, 2):
             ids = store.new_ids(count)
             store.commit([row(id) for id in ids], unit(count, seed=ids[0]))
@@ -63,6 +73,7 @@ def filled(folder, writing) -> Path:
 
 
 def files(folder: Path) -> dict[str, list[str]]:
+    """What foreign readers look at."""
     return {name: sorted(os.listdir(folder / name)) for name in ("img_emb", "metadata")}
 
 
@@ -75,11 +86,11 @@ def listed(folder: Path) -> dict[str, list[str]]:
 
 
 def contents(folder: Path) -> dict[str, bytes]:
-    """Every file but the lock."""
+    """Every file but the lock, and what waits to be removed."""
     return {
         path.relative_to(folder).as_posix(): path.read_bytes()
         for path in sorted(folder.rglob("*"))
-        if path.is_file() and path.name != ".lock"
+        if path.is_file() and path.name != ".lock" and path.parent.name != "replaced"
     }
 
 
@@ -125,7 +136,7 @@ def test_the_length_counts_the_rows_of_all_shards(filled):
 
 def test_a_row_finds_its_image_below_its_source(filled):
     store = Store.open(filled)
-    assert store.path(store.rows()[3]) == filled.parent / "dir" / "3.png"
+    assert store.path(store.rows()[3]) == str(filled.parent / "dir" / "3.png")
 
 
 def test_a_store_keeps_a_copy_of_the_exported_model(filled, model):
@@ -142,8 +153,11 @@ def test_each_commit_raises_the_generation_by_one(filled, writing):
 
 
 def test_a_source_named_again_keeps_its_number(filled, writing, tmp_path):
+    old, new = (SourceInfo(kind="folder", root=str(root)) for root in (filled.parent, tmp_path / "new"))
     with writing() as store:
-        assert store.add_sources([tmp_path / "new", filled.parent]) == [1, 0]
+        store.add_sources([new, old, new])
+        store.commit([], unit(0))
+    assert Store.open(filled).info.sources == (old, new)
 
 
 # ---- ids
@@ -243,16 +257,6 @@ def test_the_metadata_has_the_promised_columns_and_types(filled):
     }
 
 
-def test_skipped_files_are_listed_with_their_reason(filled, writing):
-    with writing() as store:
-        store.write_skipped(
-            [("/photos", 'odd, "name".jpg', "damaged"), ("/photos", "\udcff.jpg", "no UTF-8")]
-        )
-    assert (filled / "skipped.csv").read_text() == (
-        'source,path,reason\n/photos,"odd, ""name"".jpg",damaged\n/photos,\\udcff.jpg,no UTF-8\n'
-    )
-
-
 # ---- kills
 
 
@@ -304,7 +308,7 @@ def test_the_run_after_such_a_kill_commits_the_same_change(filled, writing, monk
 def test_a_kill_between_the_two_files_of_a_shard_leaves_the_old_store(filled, writing, monkeypatch):
     before = contents(filled)
     with monkeypatch.context() as patch, pytest.raises(Killed), writing() as store:
-        patch.setattr(store_module.pq, "write_table", killed)
+        patch.setattr(shards_module.pq, "write_table", killed)
         store.commit([row(9)], unit(1))
     assert ids(filled) == list(range(9))
     with writing():
@@ -314,7 +318,7 @@ def test_a_kill_between_the_two_files_of_a_shard_leaves_the_old_store(filled, wr
 
 def test_a_kill_while_the_replaced_shards_are_deleted_leaves_the_new_store(filled, writing, monkeypatch):
     with monkeypatch.context() as patch, pytest.raises(Killed), writing() as store:
-        patch.setattr(Store, "_remove_leftovers", killed)
+        patch.setattr(StoreWriter, "_retire", killed)
         store.commit([row(9)], unit(1), drop=[0, 5])
     assert sorted(ids(filled)) == [1, 2, 3, 4, 6, 7, 8, 9]
     with writing():
@@ -322,15 +326,22 @@ def test_a_kill_while_the_replaced_shards_are_deleted_leaves_the_new_store(fille
     assert files(filled) == listed(filled)
 
 
-def test_a_store_killed_before_its_first_manifest_can_be_used(folder, writing, monkeypatch):
-    with monkeypatch.context() as patch, pytest.raises(Killed):
-        patch.setattr(StoreInfo, "save", killed)
-        with writing():
-            pass
-    assert not (folder / "manifest.json").exists()
+def test_a_store_killed_before_its_first_manifest_can_be_used(folder, writing):
+    for name in ("img_emb", "metadata", "spare", "replaced", "model"):
+        (folder / name).mkdir(parents=True)
+    (folder / ".lock").touch()
+    (folder / "img_emb" / "img_emb_00000.npy").write_bytes(b"half")
     with writing() as store:
         store.commit([row(id) for id in store.new_ids(2)], unit(2))
     assert ids(folder) == [0, 1]
+    assert files(folder) == listed(folder)
+
+
+def test_a_writer_that_fails_before_its_first_commit_leaves_nothing(folder, writing, monkeypatch):
+    with monkeypatch.context() as patch, pytest.raises(Killed), writing() as store:
+        patch.setattr(StoreInfo, "save", killed)
+        store.commit([row(0)], unit(1))
+    assert not folder.exists()
 
 
 def test_a_kill_in_the_middle_of_a_file_leaves_no_file_of_that_name(tmp_path):
@@ -358,10 +369,10 @@ def test_a_second_writer_in_this_process_is_refused(filled, writing):
 def test_a_second_process_that_writes_is_refused(filled, writing, model):
     script = f"""
 from pathlib import Path
-from simclr.embed.store import Store
+from simclr.embed.writer import writing
 from simclr.errors import ArtifactError
 try:
-    with Store.writing({str(filled)!r}, model=Path({str(model)!r}), identity="encoder one", width={WIDTH}):
+    with writing({str(filled)!r}, model=Path({str(model)!r}), identity="encoder one", width={WIDTH}):
         print("came in")
 except ArtifactError as exc:
     print(exc)
@@ -375,7 +386,7 @@ def test_the_next_writer_is_let_in_after_an_error(filled, writing):
     with pytest.raises(Killed), writing():
         raise Killed
     with writing() as store:
-        assert len(store) == 9
+        assert len(store.store) == 9
 
 
 def test_vectors_of_another_encoder_are_refused(filled, writing):
@@ -414,10 +425,21 @@ def test_a_file_in_place_of_a_store_is_refused(folder, writing):
         pass
 
 
-def test_an_empty_folder_becomes_a_store(folder, writing):
+def test_an_empty_folder_becomes_a_store_with_the_first_commit(folder, writing):
     folder.mkdir()
     with writing() as store:
-        assert len(store) == 0
+        store.commit([], unit(0))
+    assert len(Store.open(folder)) == 0
+
+
+def test_vectors_in_the_same_layout_that_are_not_ours_are_never_touched(folder, writing):
+    """As clip-retrieval leaves them: no manifest, no lock."""
+    (folder / "img_emb").mkdir(parents=True)
+    (folder / "metadata").mkdir()
+    (folder / "img_emb" / "img_emb_0.npy").write_bytes(b"theirs")
+    with pytest.raises(ArtifactError, match="exists and is no store"), writing():
+        pass
+    assert contents(folder) == {"img_emb/img_emb_0.npy": b"theirs"}
 
 
 def test_opening_a_store_that_is_not_there_says_how_to_make_one(folder):
@@ -431,7 +453,7 @@ def test_opening_a_store_that_is_not_there_says_how_to_make_one(folder):
 @pytest.mark.parametrize("file", ["img_emb/img_emb_00001.npy", "metadata/metadata_00001.parquet"])
 def test_a_flipped_byte_in_a_shard_is_found(filled, file):
     flip_a_byte(filled / file)
-    with pytest.raises(ArtifactError, match=re.escape(f"{filled / file}: damaged, its SHA-256")):
+    with pytest.raises(ArtifactError, match=re.escape(f"{filled / file}: damaged (its SHA-256")):
         list(Store.open(filled).blocks(verify=True))
 
 
@@ -452,7 +474,7 @@ def test_a_truncated_vector_file_is_named_without_a_checksum_too(filled):
 def test_a_truncated_metadata_file_is_named(filled):
     path = filled / "metadata" / "metadata_00000.parquet"
     path.write_bytes(path.read_bytes()[:50])
-    with pytest.raises(ArtifactError, match=re.escape(f"{path}: missing or damaged")):
+    with pytest.raises(ArtifactError, match=re.escape(f"{path}: damaged")):
         Store.open(filled).rows()
 
 

@@ -325,9 +325,9 @@ def test_a_folder_of_something_else_is_refused_and_kept(tmp_path: Path, name: st
 def test_a_store_is_not_taken_for_an_export(tmp_path: Path) -> None:
     store = tmp_path / "out.store"
     (store / "img_emb").mkdir(parents=True)
-    StoreInfo(uid="a", generation=0, identity="b", width=6, sources=(), next_id=0, shards=()).save(
-        store / "manifest.json"
-    )
+    StoreInfo(
+        uid="a", generation=0, identity="b", width=6, sources=(), next_id=0, next_shard=0, shards=()
+    ).save(store / "manifest.json")
     with pytest.raises(ConfigError, match="exists and is no export"):
         export_mixed(store)
     assert (store / "img_emb").exists()

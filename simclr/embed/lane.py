@@ -1,0 +1,267 @@
+"""Files -> vectors, in this process: decoding in threads runs ahead of the model, batches form after bad files dropped out.
+
+Takes tasks, gives what became of them in the same order. Knows no store.
+"""
+
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+import blake3
+import numpy as np
+from numpy.typing import NDArray
+
+from simclr.cpus import available_cpus
+from simclr.embed.known import prefix
+from simclr.embed.threads import Job, Threads
+from simclr.errors import ImageError
+from simclr.images import PIXEL_LIMIT, decode
+from simclr.preprocess import Recipe
+from simclr.runtime import Encodes
+from simclr.sources import Place, read_place
+
+AHEAD = 4
+"""Batches decoded ahead of the model."""
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What one file may take."""
+
+    pixels: int = PIXEL_LIMIT
+    seconds: float = 30.0
+    """To be read and decoded."""
+
+
+class Task(NamedTuple):
+    number: int
+    place: Place
+    fresh: bool = False
+    """Whether it is to be embedded even if its content is known."""
+
+
+class Embedded(NamedTuple):
+    number: int
+    digest: bytes
+    """BLAKE3 of the bytes of the file."""
+    size: int
+    """Of the file, in bytes."""
+    width: int
+    """Of the upright image, in pixels."""
+    height: int
+
+
+class Known(NamedTuple):
+    """A file whose content seems to be in the store, or has been given before; it was not decoded."""
+
+    number: int
+    digest: bytes
+    size: int
+
+
+class Failed(NamedTuple):
+    number: int
+    reason: str
+
+
+class Seconds(NamedTuple):
+    """Where time went."""
+
+    waiting: float = 0.0
+    """The model, for decoded images."""
+    model: float = 0.0
+    reading: float = 0.0
+    """Summed over threads, as is decoding."""
+    decoding: float = 0.0
+
+    def plus(self, other: "Seconds") -> "Seconds":
+        return Seconds(*(a + b for a, b in zip(self, other, strict=True)))
+
+
+NO_TIME = Seconds()
+
+
+@dataclass
+class Done:
+    """What became of some tasks."""
+
+    images: list[Embedded]
+    vectors: NDArray[np.float32]
+    """(len(images), width), unit length."""
+    known: list[Known] = field(default_factory=list)
+    failed: list[Failed] = field(default_factory=list)
+    seconds: Seconds = NO_TIME
+
+    def __len__(self) -> int:
+        return len(self.images) + len(self.known) + len(self.failed)
+
+
+class Result(NamedTuple):
+    """What a thread has made of a file."""
+
+    what: Embedded | Known
+    pixels: NDArray[np.uint8] | None
+    """(size, size, 3); None where the content is known."""
+    seconds: Seconds
+
+
+class Decoding:
+    """Tasks -> pixels in threads, by the recipe of an encoder and within limits."""
+
+    def __init__(
+        self, recipe: Recipe, limits: Limits, *, threads: int, is_known: Callable[[bytes], bool]
+    ) -> None:
+        self._recipe, self._limits, self._is_known = recipe, limits, is_known
+        self.threads: Threads[Task, Result] = Threads(self._decode, count=threads, seconds=limits.seconds)
+
+    def _decode(self, task: Task) -> Result:
+        started = time.perf_counter()
+        data = read_place(task.place)
+        digest = blake3.blake3(data).digest()
+        read = time.perf_counter()
+        if not task.fresh and self._is_known(digest):
+            return Result(Known(task.number, digest, len(data)), None, Seconds(reading=read - started))
+        picture = decode(data, enough=self._recipe.enough, pixel_limit=self._limits.pixels)
+        pixels = self._recipe.apply(picture.image)
+        seconds = Seconds(reading=read - started, decoding=time.perf_counter() - read)
+        return Result(
+            Embedded(task.number, digest, len(data), picture.width, picture.height), pixels, seconds
+        )
+
+
+FLUSH = None
+"""In a stream of jobs: encode what is there, more may come late."""
+
+
+def encode(
+    jobs: Iterable[tuple[Task, Job[Result]] | None],
+    decoding: Decoding,
+    encoder: Encodes,
+    digests: set[int],
+) -> Iterator[Done]:
+    """Jobs in order -> what became of them, a batch at a time. The prefixes of embedded contents go into `digests`."""
+    on_the_way: deque[Done] = deque()
+    waited = 0.0
+
+    def batches() -> Iterator[NDArray[np.uint8]]:
+        nonlocal waited
+        asked = time.perf_counter()
+        for done, pixels in _batches(jobs, decoding, encoder, drain=lambda: bool(on_the_way)):
+            on_the_way.append(done)
+            waited += time.perf_counter() - asked
+            yield pixels
+            asked = time.perf_counter()
+
+    stream = encoder.stream(batches())
+    while True:
+        asked, waited = time.perf_counter(), 0.0
+        vectors = next(stream, None)
+        if vectors is None:
+            return
+        done = on_the_way.popleft()
+        model = time.perf_counter() - asked - waited
+        done.vectors = vectors
+        done.seconds = done.seconds.plus(Seconds(waiting=waited, model=model))
+        digests.update(prefix(image.digest) for image in done.images)
+        if len(done):
+            yield done
+
+
+def _batches(
+    jobs: Iterable[tuple[Task, Job[Result]] | None],
+    decoding: Decoding,
+    encoder: Encodes,
+    *,
+    drain: Callable[[], bool],
+) -> Iterator[tuple[Done, NDArray[np.uint8]]]:
+    """Full batches of pixels, with what else became of the jobs on the way; partial ones at a FLUSH and at the end.
+
+    After a FLUSH comes an empty batch if `drain` says that the engine still holds one back, which it gives then.
+    """
+    size = encoder.recipe.size
+    nothing = np.empty((0, encoder.width), np.float32)
+    done = Done([], nothing)
+    pixels: list[NDArray[np.uint8]] = []
+
+    def close() -> tuple[Done, NDArray[np.uint8]]:
+        nonlocal done, pixels
+        whole = done, np.stack(pixels) if pixels else np.empty((0, size, size, 3), np.uint8)
+        done, pixels = Done([], nothing), []
+        return whole
+
+    for item in jobs:
+        if item is FLUSH:
+            if len(done):
+                yield close()
+            if drain():
+                yield close()
+            continue
+        task, job = item
+        try:
+            result = decoding.threads.result(job)
+        except ImageError as exc:
+            done.failed.append(Failed(task.number, str(exc)))
+        else:
+            done.seconds = done.seconds.plus(result.seconds)
+            if isinstance(result.what, Known):
+                done.known.append(result.what)
+            else:
+                assert result.pixels is not None
+                done.images.append(result.what)
+                pixels.append(result.pixels)
+        if len(pixels) == encoder.batch or len(done) - len(pixels) == encoder.batch:
+            yield close()
+    if len(done):
+        yield close()
+
+
+HUNG = 3
+"""Threads that may hang in a process; it has to end then, which nothing less than its end does to them."""
+
+
+class Lane:
+    """An encoder with its decode threads: what embeds in this process."""
+
+    def __init__(self, encoder: Encodes, *, limits: Limits | None = None, threads: int | None = None) -> None:
+        self.encoder = encoder
+        self.identity, self.width = encoder.identity, encoder.width
+        self.memory = 0
+        """Bytes in other processes."""
+        self._limits = limits or Limits()
+        self._threads = threads or available_cpus()
+
+    def run(self, tasks: Iterable[Task], known: NDArray[np.uint64]) -> Iterator[Done]:
+        """What became of the tasks, in their order. `known`: prefixes of contents that need not be embedded again.
+
+        Raises ImageError where three files hang.
+        """
+        digests = set(known.tolist())
+        decoding = Decoding(
+            self.encoder.recipe,
+            self._limits,
+            threads=self._threads,
+            is_known=lambda digest: prefix(digest) in digests,
+        )
+        try:
+            jobs = _ahead(tasks, decoding, AHEAD * self.encoder.batch)
+            for done in encode(jobs, decoding, self.encoder, digests):
+                yield done
+                if decoding.threads.left_behind >= HUNG:
+                    raise ImageError(
+                        f"{HUNG} files took longer than {self._limits.seconds:g} s each, and hang still. Embed them in "
+                        "processes of their own, as `simclr embed` does, which can be ended."
+                    )
+        finally:
+            decoding.threads.close()
+
+
+def _ahead(tasks: Iterable[Task], decoding: Decoding, count: int) -> Iterator[tuple[Task, Job[Result]]]:
+    """Submit that many tasks before the first result is asked for."""
+    jobs: deque[tuple[Task, Job[Result]]] = deque()
+    for task in tasks:
+        jobs.append((task, decoding.threads.submit(task)))
+        if len(jobs) >= count:
+            yield jobs.popleft()
+    yield from jobs

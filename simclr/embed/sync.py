@@ -1,0 +1,357 @@
+"""Sources -> a store that is in step with them. No faiss, no decoding.
+
+What the store already has, by path, size and stamp, is not touched. Of the rest each file is read: content that the store
+has under another path is taken over with its vector, so that moved and copied files are not embedded again. What is gone
+is dropped. Shards are written whole; a kill loses at most one.
+"""
+
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from simclr.artifacts import SourceInfo
+from simclr.embed import writer as writing_
+from simclr.embed.known import prefix
+from simclr.embed.lane import Done, Embedded, Known, Seconds, Task
+from simclr.embed.plan import COLUMNS, Candidate, Plan, make_plan
+from simclr.embed.shards import Row
+from simclr.embed.skips import Skips
+from simclr.embed.store import Store
+from simclr.embed.writer import StoreWriter
+from simclr.errors import ConfigError
+from simclr.sources import Note, Patterns, is_url, take_inventory
+from simclr.stopping import stop_requests
+
+SHARD_SECONDS = 30.0
+"""A shard closes after these, or when it is full; a kill loses at most one shard's work."""
+
+Progress = Callable[[int, int, str], None]
+"""Called with images done, images in all, and a few words."""
+
+
+class Embeds(Protocol):
+    """What embedding needs: `Lane` in this process, `Workers` in others."""
+
+    identity: str
+    width: int
+    memory: int
+    """Bytes of main memory that other processes have held for it at most."""
+
+    def run(self, tasks: Iterable[Task], known: NDArray[np.uint64]) -> Iterator[Done]: ...
+
+
+@dataclass(frozen=True)
+class Selection:
+    """Which images of the sources are meant."""
+
+    include: tuple[str, ...] = ()
+    exclude: tuple[str, ...] = ()
+    """Globs, see `sources.Patterns`."""
+    follow_links: bool = False
+    """Whether folders that are links are gone into."""
+    forget: tuple[str, ...] = ()
+    """Sources of the store whose rows are gone, though nobody can look: a folder that was moved or given up."""
+
+
+EVERYTHING = Selection()
+
+
+@dataclass
+class Report:
+    """What one run did, in images."""
+
+    added: int = 0
+    changed: int = 0
+    moved: int = 0
+    """Found under another path; id and vector are those they had."""
+    copied: int = 0
+    """New paths of contents that the store had, or that came twice; their vectors were taken over."""
+    kept: int = 0
+    dropped: int = 0
+    skipped: int = 0
+    reasons: dict[str, int] = field(default_factory=dict)
+    """Why, and how many."""
+    seconds: float = 0.0
+    """Of embedding, not of looking through the sources."""
+    bound: str = ""
+    """What decided the rate: model, decoding, or reading."""
+
+    @property
+    def embedded(self) -> int:
+        return self.added + self.changed
+
+    @property
+    def there(self) -> int:
+        """Images of these sources that the store holds now."""
+        return self.added + self.changed + self.moved + self.copied + self.kept
+
+
+def embed_sources(
+    sources: Sequence[str | Path],
+    store: str | Path,
+    lane: Embeds,
+    *,
+    model: Path,
+    selection: Selection = EVERYTHING,
+    progress: Progress = lambda done, total, words: None,
+    note: Note = lambda line: None,
+) -> Report:
+    """Bring the store in step with the sources: embed new and changed images, drop rows whose image is gone.
+
+    `sources` are words as `sources.take_inventory` takes them: folders, lists, tars, ... Rows of other sources are kept. A
+    bad file never stops a run: it is in `skipped.csv`. `model` is the encoder's export folder, of which a new store keeps a
+    copy. Ctrl-C or SIGTERM commits what is done and raises KeyboardInterrupt.
+
+    Raises ImageError (a source is missing or holds no image; nothing is dropped then), ConfigError (one folder lies in
+    another), EncoderMismatch, ArtifactError.
+    """
+    words = [str(source) for source in sources]
+    refuse_nesting(folders_of(words))
+    with writing_.writing(store, model=model, identity=lane.identity, width=lane.width) as writer:
+        skips = Skips(writer.folder)
+        try:
+            plan = look(words, writer.store, selection, skips, note=note)
+            writer.add_sources(plan.sources)
+            report = Report(kept=plan.kept)
+            with stop_requests() as stop:
+                _Run(plan, writer, report, skips).embed(lane, progress, stop.is_set)
+            report.skipped, report.reasons = skips.count, dict(skips.reasons.most_common())
+            skips.publish()
+        finally:
+            skips.discard()
+    return report
+
+
+def look(words: Sequence[str], store: Store, selection: Selection, skips: Skips, *, note: Note) -> Plan:
+    """Go through the sources and compare them with the store. Changes nothing."""
+    known = store.info.sources
+    refuse_nesting({*folders_of(words), *(source.root for source in known if source.kind == "folder")})
+    forgotten = [_number(known, word) for word in selection.forget]
+    inventories = [
+        take_inventory(
+            word,
+            patterns=Patterns(selection.include, selection.exclude),
+            follow_links=selection.follow_links,
+            skip=partial(skips.add, _place(word)),
+            note=note,
+        )
+        for word in words
+    ]
+    found = [SourceInfo(kind=inventory.kind, root=inventory.root) for inventory in inventories]
+    for source, word in zip(found, words, strict=True):
+        if found.count(source) > 1:
+            raise ConfigError(f"{word}: the same source twice. Give each once.")
+    return make_plan(store.table(COLUMNS), known, inventories, forgotten=forgotten)
+
+
+def folders_of(words: Sequence[str]) -> set[str]:
+    """Those of the words that name folders here, whole and without links. Raises ConfigError if one comes twice."""
+    folders = [str(Path(word).resolve()) for word in words if not is_url(word) and Path(word).is_dir()]
+    for folder in folders:
+        if folders.count(folder) > 1:
+            raise ConfigError(f"{folder}: the same folder twice. Give each folder once.")
+    return set(folders)
+
+
+def refuse_nesting(folders: set[str]) -> None:
+    """Raises ConfigError where one lies in another: its files would have two rows."""
+    for inner in folders:
+        if outer := folders.intersection(map(str, Path(inner).parents)):
+            raise ConfigError(
+                f"{inner}: lies in {outer.pop()}, which is in the store or given, too. Embed only one of them."
+            )
+
+
+def _place(word: str) -> str:
+    return word if is_url(word) else str(Path(word).resolve())
+
+
+def _number(sources: Sequence[SourceInfo], word: str) -> int:
+    for number, source in enumerate(sources):
+        if source.root in (word, _place(word)):
+            return number
+    raise ConfigError(
+        f"--forget {word}: not among the store's sources, which are {', '.join(source.root for source in sources) or 'none'}."
+    )
+
+
+class _Run:
+    """From a plan to commits."""
+
+    def __init__(self, plan: Plan, writer: StoreWriter, report: Report, skips: Skips) -> None:
+        self.plan, self.writer, self.report, self.skips = plan, writer, report, skips
+        self._gone = set(plan.gone.tolist())
+        """Ids whose image is gone, and has not been found elsewhere."""
+        self._images: list[Embedded] = []
+        self._vectors: list[NDArray[np.float32]] = []
+        self._known: list[Known] = []
+        self._lost: list[int] = []
+        """Ids of rows whose image cannot be read any more."""
+        self._again: list[int] = []
+        """Numbers of candidates that only seemed to be known: 64 bits of another content, or of a row that has gone."""
+
+    def embed(self, lane: Embeds, progress: Progress, stopped: Callable[[], bool]) -> None:
+        """Look into every candidate, and commit shard by shard. Raises KeyboardInterrupt once `stopped` and committed."""
+        started = closes = time.monotonic()
+        closes += SHARD_SECONDS
+        spent = Seconds()
+        count = 0
+        tasks: Iterable[Task] = self.plan.tasks()
+        while True:
+            for done in lane.run(tasks, self.plan.contents.all()) if len(self.plan) else ():
+                self._take(done)
+                count += len(done)
+                spent = spent.plus(done.seconds)
+                self.report.seconds, self.report.bound = time.monotonic() - started, bound(spent)
+                progress(min(count, len(self.plan)), len(self.plan), self._words())
+                if self._rows >= writing_.SHARD_ROWS or time.monotonic() >= closes or stopped():
+                    self._commit()
+                    closes = time.monotonic() + SHARD_SECONDS
+                if stopped():
+                    raise KeyboardInterrupt
+            self._commit()
+            if not self._again:
+                break
+            tasks, self._again = [self.plan.task(number, fresh=True) for number in self._again], []
+        self._drop()
+        self.report.seconds = time.monotonic() - started
+
+    def _words(self) -> str:
+        words = [f"{self.skips.count:,} skipped"] if self.skips.count else []
+        words += [f"bound by {self.report.bound}"] if self.report.bound else []
+        return ", ".join(words)
+
+    @property
+    def _rows(self) -> int:
+        return len(self._images) + len(self._known)
+
+    def _take(self, done: Done) -> None:
+        self._images += done.images
+        if done.images:
+            self._vectors.append(done.vectors)
+        self._known += done.known
+        for failed in done.failed:
+            candidate = self.plan.candidate(failed.number)
+            self.skips.add(self._root(candidate.source), candidate.name, failed.reason)
+            if candidate.replaces is not None:  # it was readable once; its old vector is no longer true
+                self._lost.append(candidate.replaces)
+
+    def _root(self, source: int) -> str:
+        return self.writer.info.sources[source].root
+
+    def _commit(self) -> None:
+        """What has come since the last commit, with the vectors of contents that are known."""
+        if not (self._images or self._known or self._lost or self.writer.info.generation == 0):
+            return
+        shard = _Shard(self.writer.info.width)
+        new = sum(1 for image in self._images if self.plan.replaces[image.number] < 0)
+        fresh = iter(self.writer.new_ids(new))
+        for image, vector in zip(self._images, _rows_of(self._vectors), strict=True):
+            candidate = self.plan.candidate(image.number)
+            if candidate.replaces is None:
+                shard.add(_row(candidate, next(fresh), image, image.width, image.height), vector)
+                self.report.added += 1
+            else:
+                shard.replace(_row(candidate, candidate.replaces, image, image.width, image.height), vector)
+                self.report.changed += 1
+        self._take_over(shard)
+        self.writer.commit(shard.rows, shard.vectors, drop=[*shard.replaced, *self._lost])
+        self.plan.contents.add(
+            np.array([prefix(bytes.fromhex(row.content_hash)) for row in shard.rows], np.uint64),
+            np.array([row.id for row in shard.rows], np.int64),
+        )
+        self.report.dropped += len(self._lost)
+        for part in (self._images, self._vectors, self._known, self._lost):
+            part.clear()
+
+    def _take_over(self, shard: "_Shard") -> None:
+        """Give each known content the vector that this shard or the store has for it; what neither has is for `_again`."""
+        if not self._known:
+            return
+        origins: dict[str, list[tuple[Row, NDArray[np.float32]]]] = {}
+        for row, vector in zip(shard.rows, shard.vectors, strict=True):
+            origins.setdefault(row.content_hash, []).append((row, vector))
+        ids = {id for known in self._known for id in self.plan.contents.ids(known.digest)}
+        for row, vector in self.writer.look_up(np.array(sorted(ids), np.int64)):
+            origins.setdefault(row.content_hash, []).append((row, vector))
+        for known in self._known:
+            candidate, found = self.plan.candidate(known.number), origins.get(known.digest.hex(), [])
+            if not found:
+                self._again.append(known.number)
+                continue
+            (like, vector), holders = found[0], {row.id for row, _ in found}
+            moved = next(iter(holders & self._gone), None)
+            if candidate.replaces is not None:
+                shard.replace(_row(candidate, candidate.replaces, known, like.width, like.height), vector)
+                touched = candidate.replaces in holders
+                self.report.kept += touched
+                self.report.changed += not touched
+            elif moved is not None:
+                self._gone.remove(moved)
+                shard.replace(_row(candidate, moved, known, like.width, like.height), vector)
+                self.report.moved += 1
+            else:
+                (id,) = self.writer.new_ids(1)
+                shard.add(_row(candidate, id, known, like.width, like.height), vector)
+                self.report.copied += 1
+
+    def _drop(self) -> None:
+        if self._gone:
+            self.writer.commit([], np.empty((0, self.writer.info.width), np.float32), drop=self._gone)
+            self.report.dropped += len(self._gone)
+
+
+class _Shard:
+    """Rows and vectors of the next commit, and the ids that they replace."""
+
+    def __init__(self, width: int) -> None:
+        self.rows: list[Row] = []
+        self.replaced: list[int] = []
+        self._vectors: list[NDArray[np.float32]] = []
+        self._width = width
+
+    def add(self, row: Row, vector: NDArray[np.float32]) -> None:
+        self.rows.append(row)
+        self._vectors.append(vector)
+
+    def replace(self, row: Row, vector: NDArray[np.float32]) -> None:
+        self.add(row, vector)
+        self.replaced.append(row.id)
+
+    @property
+    def vectors(self) -> NDArray[np.float32]:
+        return np.array(self._vectors, np.float32).reshape(-1, self._width)
+
+
+def _rows_of(blocks: Sequence[NDArray[np.float32]]) -> Iterator[NDArray[np.float32]]:
+    for block in blocks:
+        yield from block
+
+
+def _row(candidate: Candidate, id: int, file: Embedded | Known, width: int, height: int) -> Row:
+    return Row(
+        id=id,
+        source=candidate.source,
+        image_path=candidate.name,
+        size=file.size if candidate.size < 0 else candidate.size,
+        mtime_ns=candidate.stamp,
+        content_hash=file.digest.hex(),
+        width=width,
+        height=height,
+    )
+
+
+def bound(spent: Seconds) -> str:
+    """What decided the rate: the model, unless it waited for more than a fifth of the time."""
+    total = spent.waiting + spent.model
+    if not total:
+        return ""
+    if spent.waiting <= 0.2 * total:
+        return "the model"
+    return "reading" if spent.reading > spent.decoding else "decoding"

@@ -1,0 +1,83 @@
+"""Files are read, decoded and resized in threads, each within its time. A thread that hangs is left behind.
+
+Gives results in the order in which files were submitted. Python's own pool would wait for a hung thread at its end.
+"""
+
+import queue
+import threading
+import time
+from collections.abc import Callable
+from typing import Generic, TypeVar
+
+from simclr.errors import ImageError
+
+T = TypeVar("T")
+Value = TypeVar("Value")
+
+
+class Job(Generic[Value]):
+    """One file on its way."""
+
+    def __init__(self) -> None:
+        self.done = threading.Event()
+        self.started: float | None = None
+        self.value: Value | None = None
+        self.error: BaseException | None = None
+        self.given_up = False
+
+
+class Threads(Generic[T, Value]):
+    """`work` done by a fixed number of threads that never keep a process alive."""
+
+    def __init__(self, work: Callable[[T], Value], *, count: int, seconds: float) -> None:
+        """`seconds`: what one call may take; the clock starts when a thread takes it up."""
+        self._work = work
+        self._seconds = seconds
+        self._waiting: queue.SimpleQueue[tuple[T, Job[Value]] | None] = queue.SimpleQueue()
+        self._count = count
+        self.left_behind = 0
+        """Threads that hang."""
+        for _ in range(count):
+            self._start()
+
+    def submit(self, item: T) -> Job[Value]:
+        job: Job[Value] = Job()
+        self._waiting.put((item, job))
+        return job
+
+    def result(self, job: Job[Value]) -> Value:
+        """What `work` gave or raised. Raises ImageError where it takes too long; its thread is replaced then."""
+        while not job.done.wait(self._left(job)):
+            if job.started is not None and self._left(job) <= 0:
+                job.given_up = True
+                self.left_behind += 1
+                self._start()
+                raise ImageError(f"takes longer than {self._seconds:g} s to read and decode")
+        if job.error is not None:
+            raise job.error
+        assert job.value is not None
+        return job.value
+
+    def close(self) -> None:
+        """Threads end once they have nothing to do; nothing waits for them."""
+        for _ in range(self._count):
+            self._waiting.put(None)
+
+    def _left(self, job: Job[Value]) -> float:
+        started = job.started
+        return self._seconds if started is None else started + self._seconds - time.monotonic()
+
+    def _start(self) -> None:
+        threading.Thread(target=self._run, name="decode", daemon=True).start()
+
+    def _run(self) -> None:
+        while (taken := self._waiting.get()) is not None:
+            item, job = taken
+            job.started = time.monotonic()
+            try:
+                job.value = self._work(item)
+            except BaseException as exc:  # raised again where the result is asked for
+                job.error = exc
+            job.done.set()
+            if job.given_up:  # another thread has taken this one's place
+                return
