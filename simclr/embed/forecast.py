@@ -67,7 +67,7 @@ def forecast(
     count = at_first = 0
     spent = Seconds()
     started = time.monotonic()
-    for done in lane.run(plan.tasks(numbers), plan.contents.all()):
+    for done in lane.run(plan.tasks(numbers), plan.contents.all()) if len(plan) else ():
         count += len(done)
         last = time.monotonic()
         if first is None:  # opening the model is no part of the rate

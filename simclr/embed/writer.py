@@ -63,7 +63,13 @@ def writing(
         else:
             assert model is not None and identity is not None and width is not None
             writer = StoreWriter(folder, first_manifest(identity, width), model=model)
-        yield writer
+        try:
+            yield writer
+        except BaseException:
+            if is_store(folder):  # other tools would read what a commit that failed half-way has left
+                with contextlib.suppress(OSError, ArtifactError):
+                    StoreWriter(folder, Store.open(folder).info).clean()
+            raise
 
 
 @contextlib.contextmanager

@@ -23,7 +23,7 @@ from simclr.sources.parquet import open_parquet
 from simclr.sources.patterns import Patterns, fixed_part
 from simclr.sources.places import Place
 from simclr.sources.tar import open_tars
-from simclr.sources.walk import Found, LeftOut, has_image_suffix, scan, unwanted
+from simclr.sources.walk import Found, LeftOut, Skipped, has_image_suffix, scan, unwanted
 from simclr.sources.zips import open_zips
 
 Skip = Callable[[str, str], None]
@@ -131,6 +131,9 @@ class _Rows:
         self._sizes.append(size)
         self._stamps.append(stamp)
 
+    def __len__(self) -> int:
+        return len(self._sizes)
+
     def inventory(self, kind: str, root: str, folder: str, out_of_sight: frozenset[str]) -> Inventory:
         names = Names(bytes(self._blob[:-1]), np.array(self._starts, np.int64))
         sizes, stamps = np.array(self._sizes, np.int64), np.array(self._stamps, np.int64)
@@ -143,13 +146,21 @@ def _folder(folder: str, patterns: Patterns, follow_links: bool, skip: Skip) -> 
     """With the number of files and folders that the patterns leave out."""
     root = os.path.realpath(folder)
     rows, out_of_sight, left_out = _Rows(), [], 0
+    before: list[Skipped] = []
+    """Found before the first image: if there is none, the folder's larger files are the source, and these are not skipped."""
     for entry in scan(Path(root), patterns=patterns, follow_links=follow_links):
         if isinstance(entry, Found):
+            for skipped in before:
+                skip(skipped.path, skipped.reason)
+            before.clear()
             rows.add(entry.path, entry.size, entry.mtime_ns)
         elif isinstance(entry, LeftOut):
             left_out += 1
         else:
-            skip(entry.path, entry.reason)
+            if len(rows):
+                skip(entry.path, entry.reason)
+            else:
+                before.append(entry)
             if entry.unreachable:
                 out_of_sight.append(entry.path)
     return rows.inventory("folder", root, root, frozenset(out_of_sight)), left_out
