@@ -91,6 +91,7 @@ def _field(rng: np.random.Generator, size: tuple[int, int]) -> NDArray[np.uint8]
 
 
 def _fill(target: Path, contents: list[bytes], count: int) -> None:
+    contents = list(dict.fromkeys(contents))
     for i, data in zip(range(count), _cycle(contents), strict=False):
         folder = target / f"{i // FILES_A_FOLDER:04d}"
         if i % FILES_A_FOLDER == 0:

@@ -1,5 +1,6 @@
 """Programs measured from outside, start and end included: ours by its command line, peers by theirs. Not part of the package."""
 
+import json
 import subprocess
 import sys
 import time
@@ -33,3 +34,8 @@ def export(name: str, out: Path, *options: str | Path) -> Path:
 def embed(folder: Path, store: Path, model: Path, *options: str) -> list[str | Path]:
     """The words of our command."""
     return [*SIMCLR, "embed", folder, "--store", store, "--model", model, *options]
+
+
+def rows_in(store: Path) -> int:
+    """Vectors that a store's manifest lists."""
+    return sum(shard["rows"] for shard in json.loads((store / "manifest.json").read_text())["shards"])
