@@ -171,6 +171,9 @@ class Bench:
         self.start = time.perf_counter() - middle
         self.takes = middle - started - self.start
         self.undisturbed = held(store)
+        seen, images = self.encoded(store), len(self.undisturbed.rows)
+        if seen != images:  # the checks of work done twice would mean nothing
+            raise SystemExit(f"{seen} images were counted at `Encoder.__call__`, {images} are in the store")
 
     def kill_one(self, store: Path) -> bool:
         """Start a run and kill it at a random moment; False if it had ended by itself."""
