@@ -32,11 +32,11 @@ from pictures import small
 from programs import embed, export, run
 from reporting import write
 
-SHARD_ROWS, SHARD_SECONDS = 32, 0.5
+SHARD_ROWS, SHARD_SECONDS = 8, 0.5
 """In place of the package's, which would take a kill a minute to hit anything."""
 SHARE = 0.12
 """Of an undisturbed run's work: how far a run may get before it is killed."""
-LOST = 3 * SHARD_ROWS
+LOST = 64
 """Images that a kill may cost at most: an unfinished shard, one being written, and the batches on their way."""
 SAME = 1e-3
 """Largest difference of a coordinate: a batch of another size may round another way, and float16 has steps of 5e-4 below 1."""
