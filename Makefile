@@ -24,11 +24,14 @@ check: $(INSTALLED)  ## format, lint, types, layout
 docs: $(INSTALLED)  ## rebuild docs/cli.md and docs/settings.md from the code
 	$(BIN)/python docs/make_docs.py
 
-bench: $(INSTALLED)  ## measure against the peers; reports land in benchmarks/
+bench: $(INSTALLED)  ## measure against the peers; reports land in benchmarks/; LIGHTLY=lt/bin/python adds lightly-train
 	$(BIN)/python -m uv pip install --quiet --python $(BIN)/python --constraint constraints.txt --editable '.[all-cpu,dev,bench]'
 	$(BIN)/python benchmarks/nt_xent.py
 	$(BIN)/python benchmarks/chunked.py
-	$(BIN)/python benchmarks/embed_cpu.py
+	$(BIN)/python benchmarks/embed_cpu.py $(if $(LIGHTLY),--lightly-python $(LIGHTLY))
+	$(BIN)/python benchmarks/decode_cpu.py
+	$(BIN)/python benchmarks/embed_memory.py
+	$(BIN)/python benchmarks/embed_kills.py
 	$(BIN)/python benchmarks/scan.py
 	$(BIN)/python benchmarks/views_cpu.py
 	$(BIN)/python benchmarks/step_cpu.py

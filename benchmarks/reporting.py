@@ -54,8 +54,10 @@ def peak_megabytes() -> float:
     return int(line.split()[1]) * 1024 / 1e6
 
 
-def write(name: str, *, claim: str, body: str, packages: list[str], data: str) -> Path:
-    """A dated report beside the scripts; also printed."""
+def write(
+    name: str, *, claim: str, body: str, packages: list[str], data: str, keep: bool = True
+) -> Path | None:
+    """A dated report beside the scripts; also printed. Only printed unless `keep`: a quick try is no result."""
     versions = ", ".join(f"{package} {importlib.metadata.version(package)}" for package in packages)
     today = datetime.date.today()
     command = " ".join(
@@ -67,9 +69,11 @@ def write(name: str, *, claim: str, body: str, packages: list[str], data: str) -
         f"- machine: {processor()}, {available_cpus()} cores used, {platform.system()} {platform.machine()}\n"
         f"- versions: Python {platform.python_version()}, {versions}\n\n{body}\n"
     )
+    print(text)
+    if not keep:
+        return None
     path = Path(__file__).parent / f"{name}_{today:%Y-%m}.md"
     path.write_text(text)
-    print(text)
     return path
 
 
