@@ -10,7 +10,6 @@ store that is complete before the kills are used up is compared, and another beg
 
 import argparse
 import contextlib
-import importlib
 import json
 import os
 import random
@@ -21,6 +20,7 @@ import sys
 import tempfile
 import time
 from collections import Counter
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -173,7 +173,7 @@ class Bench:
         self.undisturbed = held(store)
         seen, images = self.encoded(store), len(self.undisturbed.rows)
         if seen != images:  # the checks of work done twice would mean nothing
-            raise SystemExit(f"{seen} images were counted at `Encoder.__call__`, {images} are in the store")
+            raise SystemExit(f"{seen} images were counted at `Encoder.stream`, {images} are in the store")
 
     def kill_one(self, store: Path) -> bool:
         """Start a run and kill it at a random moment; False if it had ended by itself."""
@@ -232,29 +232,38 @@ def phase(before: Held, after: Held, encoding: bool) -> str:
     return "before the first commit of the run" if encoding else "before the first image of the run"
 
 
+LOG = "EMBED_KILLS_LOG"
+
+
 def driven(log: str, words: list[str]) -> None:
-    """`simclr` with small shards; each call of the encoder adds its number of images to a log."""
-    import simclr.embed
+    """`simclr` with small shards, whose worker counts the images that it embeds."""
     from simclr.cli import main
-    from simclr.runtime import Encoder
+    from simclr.embed import sync, workers, writer
 
-    files = [path for path in Path(simclr.embed.__path__[0]).glob("*.py") if "SHARD_ROWS" in path.read_text()]
-    for name in (path.stem for path in files):
-        module = importlib.import_module(f"simclr.embed.{name}")
-        for constant, value in (("SHARD_ROWS", SHARD_ROWS), ("SHARD_SECONDS", SHARD_SECONDS)):
-            if hasattr(module, constant):
-                setattr(module, constant, value)
-    assert files, "no module of simclr.embed has SHARD_ROWS"
-    out = os.open(log, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
-    whole = Encoder.__call__
-
-    def counted(self: Encoder, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
-        os.write(out, b"%d\n" % len(pixels))
-        return whole(self, pixels)
-
-    Encoder.__call__ = counted  # type: ignore[method-assign]
+    writer.SHARD_ROWS, sync.SHARD_SECONDS = SHARD_ROWS, SHARD_SECONDS
+    os.environ[LOG] = log
+    workers._START = "import sys; sys.path[:] = {path!r}; import embed_kills; embed_kills.worker()"
     sys.argv = ["simclr", *words]
     main()
+
+
+def worker() -> None:
+    """The process that embeds: each batch adds its number of images to the log, before it is computed."""
+    from simclr.embed import worker
+    from simclr.runtime import Encoder
+
+    out = os.open(os.environ[LOG], os.O_WRONLY | os.O_APPEND | os.O_CREAT)
+    whole = Encoder.stream
+
+    def counted(self: Encoder, batches: Iterable[NDArray[np.uint8]]) -> Iterator[NDArray[np.float32]]:
+        def count(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
+            os.write(out, b"%d\n" % len(pixels))
+            return pixels
+
+        return whole(self, map(count, batches))
+
+    Encoder.stream = counted  # type: ignore[method-assign]
+    worker.main()
 
 
 def main() -> None:

@@ -14,9 +14,41 @@ from numpy.typing import NDArray
 from simclr.artifacts import SourceInfo
 from simclr.embed.known import Contents, prefixes
 from simclr.embed.lane import Task
+from simclr.embed.shards import SCHEMA
+from simclr.embed.store import Store
 from simclr.sources import Inventory, Names
 
-COLUMNS = ["id", "source", "image_path", "size", "mtime_ns", "content_hash"]
+_COLUMNS = ["id", "source", "image_path", "size", "mtime_ns", "content_hash"]
+
+
+@dataclass(frozen=True)
+class Rows:
+    """What a comparison needs of each row of a store: 34 bytes and its path."""
+
+    ids: NDArray[np.int64]
+    sources: NDArray[np.int16]
+    paths: pa.ChunkedArray
+    sizes: NDArray[np.int64]
+    stamps: NDArray[np.int64]
+    hashes: NDArray[np.uint64]
+    """First 64 bits of the content hash."""
+
+    @classmethod
+    def of(cls, store: Store) -> "Rows":
+        """Raises ArtifactError where the metadata of a shard are damaged."""
+        tables = [
+            (table.drop(["content_hash"]), prefixes(table["content_hash"]))
+            for table in store.tables(_COLUMNS)
+        ]
+        rows = pa.concat_tables([SCHEMA.empty_table().select(_COLUMNS[:-1]), *(table for table, _ in tables)])
+        return cls(
+            rows["id"].to_numpy(),
+            rows["source"].to_numpy(),
+            rows["image_path"],
+            rows["size"].to_numpy(),
+            rows["mtime_ns"].to_numpy(),
+            np.concatenate([np.empty(0, np.uint64), *(hashes for _, hashes in tables)]),
+        )
 
 
 @dataclass(frozen=True)
@@ -80,27 +112,27 @@ class Plan:
 
 
 def make_plan(
-    rows: pa.Table,
+    rows: Rows,
     known: Sequence[SourceInfo],
     inventories: Sequence[Inventory],
     *,
     forgotten: Sequence[int] = (),
 ) -> Plan:
-    """`rows`: COLUMNS of the whole store; `known`: its sources. Rows of `forgotten` ones are gone, those of others that have
+    """`rows` of the whole store; `known`: its sources. Rows of `forgotten` ones are gone, those of others that have
     no inventory are kept."""
     found = [SourceInfo(kind=inventory.kind, root=inventory.root) for inventory in inventories]
     sources = tuple(dict.fromkeys([*known, *found]))
     numbers = [sources.index(source) for source in found]
     which, item, replaces, gone = [], [], [], []
-    ids, source_of = rows["id"].to_numpy(), rows["source"].to_numpy()
+    ids, source_of = rows.ids, rows.sources
     kept = 0
     for place, (inventory, number) in enumerate(zip(inventories, numbers, strict=True)):
         own = np.flatnonzero(source_of == number)
-        paths = rows["image_path"].take(pa.array(own)).cast(pa.large_string()).combine_chunks()
+        paths = rows.paths.take(pa.array(own)).cast(pa.large_string()).combine_chunks()
         row_of = pc.index_in(_arrow(inventory.names), value_set=paths).fill_null(-1).to_numpy()
         there = np.flatnonzero(row_of >= 0)
         row = own[row_of[there]]
-        size, stamp = rows["size"].to_numpy()[row], rows["mtime_ns"].to_numpy()[row]
+        size, stamp = rows.sizes[row], rows.stamps[row]
         now = inventory.sizes[there]
         same = ((now == size) | (now < 0)) & (inventory.stamps[there] == stamp)
         replaced = np.full(len(inventory.names), -1, np.int64)
@@ -113,7 +145,7 @@ def make_plan(
         item.append(candidates)
         replaces.append(replaced[candidates])
         unseen = np.delete(own, row_of[there])
-        lost = [bool(inventory.gone(path)) for path in rows["image_path"].take(pa.array(unseen)).to_pylist()]
+        lost = [bool(inventory.gone(path)) for path in rows.paths.take(pa.array(unseen)).to_pylist()]
         gone.append(ids[unseen[np.array(lost, np.bool_)]])
         kept += len(lost) - sum(lost)
     gone.append(ids[np.isin(source_of, np.array(forgotten, np.int64))])
@@ -126,7 +158,7 @@ def make_plan(
         np.concatenate([np.empty(0, np.int64), *replaces]),
         np.concatenate(gone),
         kept,
-        Contents(prefixes(rows["content_hash"]), ids),
+        Contents(rows.hashes, ids),
     )
 
 

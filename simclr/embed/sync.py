@@ -19,7 +19,7 @@ from simclr.artifacts import SourceInfo
 from simclr.embed import writer as writing_
 from simclr.embed.known import prefix
 from simclr.embed.lane import Done, Embedded, Known, Seconds, Task
-from simclr.embed.plan import COLUMNS, Candidate, Plan, make_plan
+from simclr.embed.plan import Candidate, Plan, Rows, make_plan
 from simclr.embed.shards import Row
 from simclr.embed.skips import Skips
 from simclr.embed.store import Store
@@ -147,7 +147,7 @@ def look(words: Sequence[str], store: Store, selection: Selection, skips: Skips,
     for source, word in zip(found, words, strict=True):
         if found.count(source) > 1:
             raise ConfigError(f"{word}: the same source twice. Give each once.")
-    return make_plan(store.table(COLUMNS), known, inventories, forgotten=forgotten)
+    return make_plan(Rows.of(store), known, inventories, forgotten=forgotten)
 
 
 def folders_of(words: Sequence[str]) -> set[str]:

@@ -62,6 +62,7 @@ def writing(
             writer.clean()
         else:
             assert model is not None and identity is not None and width is not None
+            _remove_traces(folder)  # of one that was killed before its first commit
             writer = StoreWriter(folder, first_manifest(identity, width), model=model)
         try:
             yield writer
