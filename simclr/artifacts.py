@@ -47,19 +47,27 @@ class Artifact:
             kind, version = values.pop("simclr"), values.pop("format")
         except FileNotFoundError:
             raise ArtifactError(f"{path}: no such file.") from None
-        except (OSError, ValueError, AttributeError, KeyError, TypeError) as exc:
-            raise ArtifactError(f"{path}: damaged, or not written by simclr ({exc}).") from exc
+        except (OSError, ValueError, AttributeError, KeyError, TypeError, RecursionError) as exc:
+            raise ArtifactError(f"{path}: damaged, or not written by simclr ({_line(exc)}).") from exc
         if kind != cls.KIND:
-            raise ArtifactError(f"{path}: describes a {kind}, but a {cls.KIND} is needed here.")
+            raise ArtifactError(f"{path}: describes a {_line(kind)}, but a {cls.KIND} is needed here.")
         if version != FORMAT:
-            raise ArtifactError(f"{path}: format {version}, but this simclr reads {FORMAT}. Write it again.")
+            raise ArtifactError(
+                f"{path}: format {_line(version)}, but this simclr reads {FORMAT}. Write it again."
+            )
         if cls.SEALED and values.pop("seal", None) != _seal(values):
             raise ArtifactError(f"{path}: damaged or edited, its seal is broken.")
         try:
             built: Self = _build(cls, values)
             return built
-        except (ArtifactError, ConfigError, TypeError, ValueError) as exc:  # the first two are the recipe's
-            raise ArtifactError(f"{path}: damaged ({str(exc).rstrip('.')}). Write it again.") from exc
+        except (
+            ArtifactError,
+            ConfigError,
+            TypeError,
+            ValueError,
+            RecursionError,
+        ) as exc:  # two are the recipe's
+            raise ArtifactError(f"{path}: damaged ({_line(exc).rstrip('.')}). Write it again.") from exc
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -287,11 +295,22 @@ def fsync_folder(folder: Path) -> None:
             os.close(handle)
 
 
+def _line(found: object) -> str:
+    """What a file or an exception says, on one line of a length to read; a damaged file says anything."""
+    try:
+        text = " ".join(str(found).split())
+    except (ValueError, RecursionError):  # a number of thousands of digits, or lists a thousand deep
+        return f"a {type(found).__name__}"
+    return text if len(text) <= 300 else text[:299] + "…"
+
+
 def _build(cls: Any, value: Any) -> Any:
     """JSON values -> the annotated type: dataclasses, tuples and dicts of them, or plain values."""
     if cls is Recipe:
         return Recipe.from_dict(value)
     if is_dataclass(cls):
+        if not isinstance(value, dict):
+            raise TypeError(f"{value!r} is no object")
         hints = get_type_hints(cls)
         known = {f.name for f in fields(cls)}
         if set(value) != known:

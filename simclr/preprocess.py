@@ -68,11 +68,30 @@ class Recipe:
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> "Recipe":
-        """Raises ArtifactError where a key is missing or foreign: preprocessing is never guessed."""
+        """Raises ArtifactError where a key or type is missing or foreign: preprocessing is never guessed."""
+        if not isinstance(values, dict):
+            raise ArtifactError("preprocessing recipe: no object. Export the model again.")
         if set(values) != (known := {field.name for field in fields(cls)}):
             odd = sorted(set(values) ^ known)
             raise ArtifactError(
                 f"preprocessing recipe: missing or unknown {', '.join(odd)}. Export the model again."
             )
         arguments: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
+        wrong = [name for name, value in arguments.items() if not _fits(name, value)]
+        if wrong:
+            raise ArtifactError(
+                f"preprocessing recipe: {', '.join(wrong)} of a wrong type. Export the model again."
+            )
         return cls(**arguments)
+
+
+def _fits(name: str, value: object) -> bool:
+    """Whether a value from JSON has the type of this field of a recipe, and numbers are finite."""
+    if name == "interpolation":
+        return isinstance(value, str)
+    if name == "size":
+        return type(value) is int and value < 1 << 31
+    if isinstance(value, tuple) != (name in ("mean", "std")):
+        return False
+    numbers = value if isinstance(value, tuple) else (value,)
+    return all(type(x) in (int, float) and abs(x) < 1e30 for x in numbers)

@@ -5,12 +5,13 @@ import struct
 import sys
 import tracemalloc
 import zlib
+from concurrent.futures import ThreadPoolExecutor
 from io import BytesIO
 from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageCms
 
 from simclr.errors import ImageError
 from simclr.images import PIXEL_LIMIT, decode, sniff, upright
@@ -314,10 +315,127 @@ def test_an_image_at_the_limit_is_not_too_large() -> None:
         decode(png_header(width, height))
 
 
-def test_too_large_names_size_and_limit(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("simclr.images.PIXEL_LIMIT", 99)
-    with pytest.raises(ImageError, match=r"^too large: 10x10 is above the limit of 99 pixels$"):
-        decode(saved(smooth(10, 10), "PNG"))
+def test_too_large_names_size_limit_and_what_to_do() -> None:
+    data = saved(smooth(10, 10), "PNG")
+    with pytest.raises(
+        ImageError, match=r"^too large: 10x10 is above the limit of 99 pixels; raise it with --max-pixels$"
+    ):
+        decode(data, pixel_limit=99)
+    assert decode(data, pixel_limit=100).image.size == (10, 10)
+
+
+@pytest.mark.parametrize(
+    "kind", ["JPEG", "PNG", "GIF", "WEBP", "TIFF", "BMP", "JPEG2000", "QOI", "PPM", "AVIF"]
+)
+def test_the_pixel_limit_holds_for_every_format(kind: str) -> None:
+    with pytest.raises(ImageError, match=r"^too large: 16x12 is above the limit of 191 pixels; "):
+        decode(saved(smooth(16, 12), kind), pixel_limit=191)
+
+
+def test_a_webp_canvas_is_refused_before_its_decoder_is_made() -> None:
+    body = b"VP8X" + struct.pack("<I", 10) + bytes(4) + (16383).to_bytes(3, "little") * 2
+    data = b"RIFF" + struct.pack("<I", 4 + len(body)) + b"WEBP" + body
+    with pytest.raises(ImageError, match=r"^too large: 16384x16384 "):
+        decode(data)
+
+
+@pytest.mark.parametrize(("side", "refused"), [(16, False), (1 << 16, True)])
+def test_a_large_tiff_tile_around_a_small_image_is_refused(side: int, refused: bool) -> None:
+    fields = {256: 16, 257: 16, 258: 8, 259: 1, 262: 1, 277: 1, 322: side, 323: side, 324: 134, 325: 256}
+    entries = b"".join(struct.pack("<HHII", tag, 4, 1, value) for tag, value in fields.items())
+    data = struct.pack("<2sHIH", b"II", 42, 8, len(fields)) + entries + bytes(4) + bytes(256)
+    if not refused:
+        assert decode(data).image.size == (16, 16)
+        return
+    with pytest.raises(ImageError, match=r"^too large: 65536x65536 "):
+        decode(data)
+
+
+def test_a_jpeg_2000_of_one_heavy_tile_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("simclr.images.HEAVY_LIMIT", 64 * 64)
+    with pytest.raises(ImageError, match=r"^too large: a JPEG 2000 tile of 100x90 "):
+        decode(saved(smooth(100, 90), "JPEG2000"))
+    tiled = saved(smooth(100, 90), "JPEG2000", tile_size=(64, 64))
+    assert decode(tiled).image.size == (100, 90)
+
+
+def test_a_progressive_jpeg_of_scans_without_end_is_refused() -> None:
+    data = saved(smooth(64, 48), "JPEG", progressive=True)
+    last = data.rindex(b"\xff\xda")
+    with pytest.raises(ImageError, match=r"^damaged JPEG: more than 200 scans$"):
+        decode(data[:last] + data[last:-2] * 250 + data[-2:])
+
+
+# --- strips: the slow twin is what the whole image gives in one expression ------------------------
+
+
+def slow(image: Image.Image) -> Image.Image:
+    """Any mode to RGB, the whole image at once."""
+    if image.mode.startswith("I;16"):
+        values = np.asarray(image).astype(np.float32) / 257
+    elif image.mode in ("I", "F"):
+        values = np.nan_to_num(np.asarray(image, dtype=np.float32))
+        low, high = float(values.min()), float(values.max())
+        if not (low >= 0 and 1 < high <= 255):
+            whole = low >= 0 and high <= 65535 and image.mode == "I"
+            values = values / 257 if whole else (values - low) * (255 / max(high - low, 1e-12))
+    elif image.mode == "LAB":
+        lab, srgb = ImageCms.createProfile("LAB"), ImageCms.createProfile("sRGB")
+        return ImageCms.profileToProfile(image, lab, srgb, outputMode="RGB")
+    elif "A" in image.getbands() or "a" in image.getbands() or "transparency" in image.info:
+        rgba = image.convert("RGBA")
+        return Image.alpha_composite(Image.new("RGBA", rgba.size, "white"), rgba).convert("RGB")
+    else:
+        return image.convert("RGB")
+    return Image.fromarray(np.clip(np.rint(values), 0, 255).astype(np.uint8)).convert("RGB")
+
+
+@pytest.mark.parametrize("strip", [1, 700, 1 << 22])
+@pytest.mark.parametrize(
+    "mode",
+    "1 L LA P PA RGB RGBA RGBa RGBX CMYK YCbCr HSV LAB I;16 I;16B I I-16 F F-8 P-transparent RGB-transparent L-transparent".split(),
+)
+def test_strips_change_no_pixel(mode: str, strip: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    name, _, variant = mode.partition("-")
+    noise = np.random.default_rng(1).integers(0, 256, (37, 53, 4), dtype=np.uint8)
+    grey = noise[..., 0]
+    if name.startswith("I;16"):
+        image = Image.frombytes(name, (53, 37), noise[..., :2].tobytes())
+    elif name in ("I", "F"):
+        scale = {"": 70_000.5, "16": 257, "8": 1}[variant]
+        numbers = grey.astype(np.float64) * scale - (9 if not variant else 0)
+        image = Image.fromarray(numbers.astype(np.int32 if name == "I" else np.float32))
+    elif name == "RGBa":
+        image = Image.fromarray(noise).convert(name)
+    elif name in ("P", "PA"):
+        image = Image.fromarray(grey).convert("P")
+        image.putpalette(np.random.default_rng(2).integers(0, 256, 768).astype(np.uint8).tobytes())
+        image = image.convert(name)
+    else:
+        bands = Image.new(name, (1, 1)).getbands()
+        image = (
+            Image.frombytes(name, (53, 37), noise[..., : len(bands)].tobytes())
+            if name != "1"
+            else Image.fromarray(grey > 99)
+        )
+    if variant == "transparent":
+        image.info["transparency"] = (noise[0, 0, 0], noise[0, 0, 1], noise[0, 0, 2]) if name == "RGB" else 7
+    monkeypatch.setattr("simclr.images.STRIP", strip)
+    assert np.array_equal(np.asarray(upright(image)), np.asarray(slow(image)))
+
+
+def test_large_images_are_decoded_one_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    import simclr.images as images
+
+    monkeypatch.setattr(images, "LARGE", 100)
+    small, large = saved(smooth(10, 10), "PNG"), saved(smooth(11, 10), "PNG")
+    with ThreadPoolExecutor(1) as pool:
+        with images._one_large:
+            waiting = pool.submit(decode, large)
+            assert decode(small).image.size == (10, 10)  # small ones never wait
+            with pytest.raises(TimeoutError):
+                waiting.result(timeout=0.2)
+        assert waiting.result(timeout=20).image.size == (11, 10)
 
 
 # --- JPEG: fast and scaled -----------------------------------------------------------------------
