@@ -1,21 +1,32 @@
-"""Where images come from: folders, lists, tar shards, Parquet files, URLs. Decodes nothing.
+"""Where images come from: folders, lists, tar shards, zip and Parquet files, URLs. Decodes nothing.
 
-`open_collection` gives images by number, for training; `scan` and `read` go through one folder, with the size and time
-of each file, for embedding.
+`open_collection` gives images by number, for training; `take_inventory` says what a source holds now, with size and stamp
+of each image and the place of its bytes, for embedding.
 """
 
 from simclr.cache_folder import cache_folder
 from simclr.sources.collection import Collection
+from simclr.sources.filters import Patterns
+from simclr.sources.inventory import Inventory, locate, openable, take_inventory
 from simclr.sources.opening import open_collection
+from simclr.sources.places import Place
+from simclr.sources.places import read as read_place
 from simclr.sources.walk import Found, Skipped, list_images, read, scan
 
 __all__ = [
     "Collection",
     "Found",
+    "Inventory",
+    "Patterns",
+    "Place",
     "Skipped",
     "cache_folder",
     "list_images",
+    "locate",
     "open_collection",
+    "openable",
     "read",
+    "read_place",
     "scan",
+    "take_inventory",
 ]

@@ -6,16 +6,15 @@ processes of a loader as they are: they hold arrays and paths, no open file and 
 
 import hashlib
 import os
-from dataclasses import dataclass
-from pathlib import Path
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from simclr.errors import ImageError
-from simclr.sources import remote, walk
+from simclr.sources import places, remote
 from simclr.sources.names import Names
+from simclr.sources.places import Place
 
 
 class Collection(Protocol):
@@ -50,13 +49,16 @@ class Files:
         """Of the names, a line each."""
         return hashlib.sha256(self.names.blob).hexdigest()
 
-    def read(self, i: int) -> bytes:
+    def place(self, i: int) -> Place:
         name = self.names[i]
-        if remote.is_url(name):
-            return remote.read(name)
-        if remote.is_url(self.root) and not os.path.isabs(name):
-            return remote.read(f"{self.root}/{name}")
-        return walk.read(Path(self.root), name)
+        if remote.is_url(name) or os.path.isabs(name):
+            return Place(name)
+        return Place(os.path.join(self.root, name))
+
+    def read(self, i: int) -> bytes:
+        """From a copy, which is made at the first read, of what lies behind a URL: an epoch comes back to it."""
+        place = self.place(i)
+        return remote.read(place.file) if remote.is_url(place.file) else places.read(place)
 
 
 @dataclass(frozen=True)
@@ -71,24 +73,25 @@ class Spans:
     offsets: NDArray[np.int64]
     sizes: NDArray[np.int64]
     """Both in bytes."""
+    packing: str = ""
+    """As `Place` has it."""
 
     @property
     def sha256(self) -> str:
         """Of the names, a line each, and the sizes; not of where the files lie."""
         return hashlib.sha256(self.names.blob + self.sizes.astype("<i8").tobytes()).hexdigest()
 
+    def place(self, i: int) -> Place:
+        file = self.files[self.file_of[i]]
+        return Place(file, int(self.offsets[i]), int(self.sizes[i]), self.packing)
+
     def read(self, i: int) -> bytes:
-        size = int(self.sizes[i])
-        if size > walk.FILE_LIMIT:
-            raise ImageError(f"too large: {size:,} bytes is above the limit of {walk.FILE_LIMIT:,}")
-        try:  # opened each time: 10 us, and nothing that processes could share by mistake
-            with open(self.files[self.file_of[i]], "rb", buffering=0) as file:
-                file.seek(int(self.offsets[i]))
-                data = file.read(size)
-                while len(data) < size and (more := file.read(size - len(data))):
-                    data += more
-        except OSError as exc:
-            raise ImageError(f"cannot be read: {exc.strerror or exc}") from exc
-        if len(data) < size:
-            raise ImageError("cannot be read: its file has become shorter")
-        return data
+        return places.read(self.place(i))
+
+    def only(self, keep: NDArray[np.bool_]) -> "Spans":
+        """These of the images, in the same order."""
+        kept = np.flatnonzero(keep).tolist()
+        names = Names.of(self.names[i] for i in kept)
+        return replace(
+            self, names=names, file_of=self.file_of[keep], offsets=self.offsets[keep], sizes=self.sizes[keep]
+        )

@@ -49,6 +49,11 @@ def has_glob(text: str) -> bool:
     return glob.has_magic(text)
 
 
+def stands_for_several(text: str) -> bool:
+    """Whether a word has a glob or braces in it."""
+    return has_glob(text) or expand_braces(text) != [text]
+
+
 def local_files(text: str) -> list[str]:
     """Absolute paths that a word stands for: braces in the order written, globs sorted. What is missing, too."""
     if os.path.exists(text):  # a name may hold braces

@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache, partial
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, BinaryIO, NamedTuple, TypeVar
 
 from simclr.artifacts import write_atomically
 from simclr.cache_folder import cache_folder
@@ -21,6 +21,11 @@ T = TypeVar("T")
 
 _AT_ONCE = 4
 """Files copied at the same time."""
+_TELLING = (
+    "ETag", "etag", "LastModified", "last_modified", "mtime", "modified", "updated", "created", "md5Hash",
+    "content_md5", "VersionId", "generation", "size",
+)  # fmt: skip
+"""What file systems of fsspec call the things that change with a file."""
 
 
 def is_url(text: str) -> bool:
@@ -81,6 +86,59 @@ def read(url: str) -> bytes:
         return path.read_bytes()
     except (SimclrError, OSError) as exc:
         raise ImageError(f"cannot be read: {reason(exc)}") from exc
+
+
+def stream(url: str) -> BinaryIO:
+    """A file to read from as it is now, without a copy. Raises ImageError, ConfigError, MissingExtra."""
+    files, path = _open(url)
+    opened: BinaryIO = _asked(url, lambda: files.open(path, "rb"))
+    return opened
+
+
+class Entry(NamedTuple):
+    """A file or folder in a remote folder."""
+
+    name: str
+    is_folder: bool
+    size: int
+    """Bytes; -1 where the server does not say."""
+    stamp: int
+
+
+def entries(url: str) -> list[Entry]:
+    """What lies directly in a remote folder, by name; empty if it is no folder. Raises ImageError, ConfigError."""
+    files, path = _open(url)
+
+    def look() -> list[dict[str, Any]]:
+        files.invalidate_cache(path)
+        return list(files.ls(path, detail=True))
+
+    start = path.rstrip("/") + "/"
+    found = {}
+    for info in _asked(url, look):
+        name = str(info["name"]).rstrip("/")
+        if name.startswith(start) and "/" not in (rest := name[len(start) :]) and rest:
+            size = info.get("size")
+            size = size if isinstance(size, int) else -1
+            found[rest] = Entry(rest, info.get("type") == "directory", size, stamp(info))
+    return [found[name] for name in sorted(found)]
+
+
+def stamp(info: dict[str, Any]) -> int:
+    """A number of 63 bits that changes when what the server tells of a file does; 0 if it tells nothing."""
+    told = [f"{key}={info[key]}" for key in _TELLING if info.get(key) is not None]
+    return int(key_of(*told)[:16], 16) >> 1 if told else 0
+
+
+def stamp_of_copy(path: str) -> int:
+    """As `stamp`, of a file that `copies` copied: its folder is named by what the server told."""
+    return int(Path(path).parent.name[:16], 16) >> 1
+
+
+def exists(url: str) -> bool:
+    """Raises ImageError where the server does not answer."""
+    files, path = _open(url)
+    return bool(_asked(url, lambda: files.exists(path)))
 
 
 def _target(url: str) -> tuple[Path, int | None]:

@@ -5,17 +5,19 @@ Takes a folder; gives `Found` files in the order of their paths, and `Skipped` o
 
 - a file with an image's suffix counts; any other file counts if its first bytes are an image's;
 - hidden files and folders, and the thumbnails that NAS boxes leave about, are skipped;
-- links to folders are not followed (no loops); links to files are.
+- links to files are followed; links to folders only where that is asked for, and never in a loop.
 """
 
 import os
+import stat as modes
 import unicodedata
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from simclr.errors import ImageError
 from simclr.images import HEAD_BYTES, SUFFIXES, sniff
+from simclr.sources.filters import EVERYTHING, Patterns
 
 FILE_LIMIT = 1 << 30
 """Largest file read, in bytes."""
@@ -28,8 +30,12 @@ Not `isprintable`, which also refuses the narrow space in the names of macOS scr
 """
 
 
-@dataclass(frozen=True)
-class Found:
+UNPRINTABLE = "its name holds control characters or is not UTF-8; rename it"
+LEFT_OUT = "left out by a pattern"
+"""The reason of those; such a folder's path ends with a slash, and nothing below it is named."""
+
+
+class Found(NamedTuple):
     path: str
     """Relative to the root, with forward slashes."""
     size: int
@@ -37,23 +43,24 @@ class Found:
     mtime_ns: int
 
 
-@dataclass(frozen=True)
-class Skipped:
+class Skipped(NamedTuple):
     path: str
     reason: str
     unreachable: bool = False
     """The operating system refused: what lies there is unknown, not gone."""
 
 
-def scan(root: Path) -> Iterator[Found | Skipped]:
+def scan(
+    root: Path, *, patterns: Patterns = EVERYTHING, follow_links: bool = False
+) -> Iterator[Found | Skipped]:
     """Walk a folder depth first, names in code-point order, so that two walks of one tree agree.
 
-    Raises ImageError if `root` is no folder.
+    With `follow_links`, links to folders are walked into, unless they lead back to a folder on the way there. Raises ImageError if `root` is no folder.
     """
     if not root.is_dir():
         what = "not a folder" if root.exists() else "no such folder"
         raise ImageError(f"{root}: {what}. Give a folder of images.")
-    yield from _walk(os.fspath(root), "")
+    return _walk(os.fspath(root), patterns, follow_links)
 
 
 def list_images(root: Path) -> list[str]:
@@ -70,11 +77,14 @@ def unwanted(name: str) -> str | None:
         return "hidden"
     if name in _LITTER:
         return "not part of the collection"
-    if not (name.isascii() and name.isprintable()) and any(  # letter by letter takes microseconds a name
+    return UNPRINTABLE if unprintable(name) else None
+
+
+def unprintable(name: str) -> bool:
+    """Whether a name holds control characters, or bytes that are no UTF-8."""
+    return not (name.isascii() and name.isprintable()) and any(  # letter by letter takes microseconds a name
         unicodedata.category(letter) in _NOT_IN_NAMES for letter in name
-    ):
-        return "its name holds control characters or is not UTF-8; rename it"
-    return None
+    )
 
 
 def has_image_suffix(name: str) -> bool:
@@ -98,33 +108,93 @@ def read(root: Path, path: str) -> bytes:
         raise ImageError(f"cannot be read: {exc.strerror or exc}") from exc
 
 
-def _walk(folder: str, prefix: str) -> Iterator[Found | Skipped]:
+class _Level(NamedTuple):
+    """A folder that is being walked."""
+
+    prefix: str
+    names: Iterator[str]
+    folders: set[str]
+    links: set[str]
+    identity: tuple[int, int]
+    """Device and inode; zeros where links are not followed."""
+
+
+def _walk(top: str, patterns: Patterns, follow: bool) -> Iterator[Found | Skipped]:
+    levels: list[_Level] = []  # no recursion: folders may lie deeper than Python's stack
+    entered: _Level | Skipped | None = _enter(top, "", follow)
+    while True:
+        if isinstance(entered, Skipped):
+            yield entered
+        elif entered is not None:
+            levels.append(entered)
+        entered = None
+        if not levels:
+            return
+        prefix, names, folders, links, _ = levels[-1]
+        for name in names:
+            path = prefix + name
+            whole = f"{top}/{path}"
+            linked = name in links
+            if why := unwanted(name):
+                yield Skipped(path, why)
+            elif name in folders or (linked and os.path.isdir(whole)):
+                if patterns.closes(path):
+                    yield Skipped(path + "/", LEFT_OUT)
+                elif linked and not follow:
+                    yield Skipped(path, "link to a folder")
+                elif linked and (back := _way_back(whole, levels)) is not None:
+                    yield Skipped(path, f"link that leads back to {back}")
+                else:
+                    entered = _enter(whole, path + "/", follow)
+                    break
+            elif not patterns.takes(path):
+                yield Skipped(path, LEFT_OUT)
+            else:
+                yield _file(whole, path)
+        else:
+            levels.pop()
+
+
+def _enter(folder: str, prefix: str, follow: bool) -> _Level | Skipped:
+    names: list[str] = []  # a million DirEntry objects would take 0.3 GB
+    folders: set[str] = set()
+    links: set[str] = set()
     try:
         with os.scandir(folder) as entries:
-            ordered = sorted(entries, key=lambda entry: entry.name)
+            for entry in entries:
+                names.append(entry.name)
+                if entry.is_symlink():
+                    links.add(entry.name)
+                elif entry.is_dir(follow_symlinks=False):
+                    folders.add(entry.name)
+        identity = _identity(folder) if follow else (0, 0)
     except OSError as exc:
-        yield Skipped(
-            prefix.rstrip("/") or ".", f"folder cannot be listed: {exc.strerror or exc}", unreachable=True
-        )
-        return
-    for entry in ordered:
-        path = prefix + entry.name
-        if why := unwanted(entry.name):
-            yield Skipped(path, why)
-        elif entry.is_dir(follow_symlinks=False):
-            yield from _walk(entry.path, path + "/")
-        elif entry.is_symlink() and os.path.isdir(entry.path):
-            yield Skipped(path, "link to a folder")
-        else:
-            yield _file(entry, path)
+        path = prefix.rstrip("/") or "."
+        return Skipped(path, f"folder cannot be listed: {exc.strerror or exc}", unreachable=True)
+    names.sort()
+    return _Level(prefix, iter(names), folders, links, identity)
 
 
-def _file(entry: os.DirEntry[str], path: str) -> Found | Skipped:
+def _way_back(folder: str, levels: list[_Level]) -> str | None:
+    """The folder on the way here that this one is."""
     try:
-        stat = entry.stat()
-        if not os.path.isfile(entry.path):
+        identity = _identity(folder)
+    except OSError:  # entering it says why
+        return None
+    return next((level.prefix.rstrip("/") or "." for level in levels if level.identity == identity), None)
+
+
+def _identity(folder: str) -> tuple[int, int]:
+    stat = os.stat(folder)
+    return stat.st_dev, stat.st_ino
+
+
+def _file(whole: str, path: str) -> Found | Skipped:
+    try:
+        stat = os.stat(whole)
+        if not modes.S_ISREG(stat.st_mode):
             return Skipped(path, "not a regular file")
-        if not has_image_suffix(entry.name) and not begins_as_image(entry.path):
+        if not has_image_suffix(path) and not begins_as_image(whole):
             return Skipped(path, "not an image of a known format")
     except OSError as exc:
         return Skipped(path, f"cannot be read: {exc.strerror or exc}", unreachable=True)

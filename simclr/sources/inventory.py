@@ -1,0 +1,363 @@
+"""A source -> its images as they are now, with size and stamp, for embedding.
+
+Takes the word that the user gave; gives an `Inventory`: about 24 bytes and the name for each image, and the place of each,
+from which a worker reads its bytes. Reads no image.
+"""
+
+import errno
+import os
+import stat as modes
+from array import array
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property, lru_cache
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from simclr.errors import ImageError, SimclrError, reason
+from simclr.sources import remote
+from simclr.sources.cache import Note, filling
+from simclr.sources.collection import Spans
+from simclr.sources.contents import PACKING, contents_of
+from simclr.sources.filters import EVERYTHING, Patterns
+from simclr.sources.members import Members, spans_of
+from simclr.sources.names import Names
+from simclr.sources.places import Place
+from simclr.sources.recognise import PACKED, Recognised, base_of, kind_of, packed_in, recognise, relative
+from simclr.sources.walk import (
+    LEFT_OUT,
+    UNPRINTABLE,
+    Found,
+    Skipped,
+    has_image_suffix,
+    scan,
+    unprintable,
+    unwanted,
+)
+
+Skip = Callable[[str, str], None]
+"""Told the path of a file that is left out, and the reason."""
+
+
+@dataclass(frozen=True)
+class Inventory:
+    """The images of one source as they are now."""
+
+    kind: str
+    """`folder`, `list`, `tar`, `zip` or `parquet`."""
+    root: str
+    """What names are relative to: the folder given (links in its path resolved), or the part of the word before its first
+    brace or glob; absolute, or a URL. Of a list: the list itself; of Parquet files of paths, whose kind is `list`, too: the
+    word, made absolute."""
+    names: Names
+    """Unique. Of a folder: paths. Of tar and zip files: file and member, of Parquet files: file (with #COLUMN where one was
+    named) and row. Of a list: as it says."""
+    sizes: NDArray[np.int64]
+    """Bytes, unpacked; -1 unknown."""
+    stamps: NDArray[np.int64]
+    """mtime_ns of the file, or of the tar, zip or Parquet file it lies in; for remote ones a number that changes with what
+    the server tells; 0 unknown."""
+    spans: Spans | None = None
+    """Of images in tar, zip and Parquet files: where they lie."""
+    containers: tuple[str, ...] = ()
+    """Files, relative to the root, that were named this time."""
+    out_of_sight: tuple[str, ...] = field(default=())
+    """Files and folders of which it is not known what they hold: the system refused, or they are damaged."""
+
+    def place(self, i: int) -> Place:
+        if self.spans is not None:
+            return self.spans.place(i)
+        return Place(openable(self.kind, self.root, self.names[i]))
+
+    def gone(self, name: str) -> bool:
+        """Whether a name that was here once and is not in `names` is gone, and not only out of sight.
+
+        Out of sight is what the system refused to list or look at, and what lies in a tar, zip or Parquet file that still
+        exists but was not named this time.
+        """
+        above = _above(name)
+        if any(path in self._hidden for path in above):
+            return False
+        if self.kind not in PACKED or any(path in self._named for path in above):
+            return True
+        return not any(kind_of(path.partition("#")[0]) == self.kind and self._exists(path) for path in above)
+
+    @cached_property
+    def _hidden(self) -> frozenset[str]:
+        return frozenset(self.out_of_sight)
+
+    @cached_property
+    def _named(self) -> frozenset[str]:
+        return frozenset(self.containers)
+
+    def _exists(self, container: str) -> bool:
+        return _exists(f"{self.root}/{container.partition('#')[0]}")
+
+
+def take_inventory(word: str, *, patterns: Patterns, follow_links: bool, skip: Skip, note: Note) -> Inventory:
+    """What a source holds; copies and unpacks what cannot be read where it lies.
+
+    `skip` is told each file left out, but for what a pattern leaves out; `note` how many those are, and what takes long.
+    Raises ImageError (nothing there, or no image), ConfigError (no source of images), MissingExtra.
+    """
+    found = recognise(word)
+    if found.kind == "folder":
+        rows = _Rows(found, patterns, skip)
+        entries = (
+            _remote_scan(found.root, patterns)
+            if found.is_remote
+            else scan(Path(found.root), patterns=patterns, follow_links=follow_links)
+        )
+        for entry in entries:
+            rows.take(entry)
+        if len(rows.sizes) or rows.left_out:
+            return rows.inventory("folder", _real(found.root), note)
+        found = packed_in(found, note=note)
+    with filling(word, note=note):
+        return _of_files(found, patterns, skip, note)
+
+
+class _Rows:
+    """Names, sizes and stamps, gathered in little memory."""
+
+    def __init__(self, found: Recognised, patterns: Patterns, skip: Skip) -> None:
+        self.found, self.patterns, self.skip = found, patterns, skip
+        self.blob = bytearray()
+        self.sizes, self.stamps = array("q"), array("q")
+        self.left_out = 0
+        self.closed = 0
+        self.out_of_sight: list[str] = []
+
+    def take(self, entry: Found | Skipped) -> None:
+        if isinstance(entry, Found):
+            self.blob += entry.path.encode() + b"\n"
+            self.sizes.append(entry.size)
+            self.stamps.append(entry.mtime_ns)
+        elif entry.reason is LEFT_OUT:
+            self.left_out += 1
+            self.closed += entry.path.endswith("/")
+        else:
+            self.skip(entry.path, entry.reason)
+            if entry.unreachable:
+                self.out_of_sight.append(entry.path)
+
+    def inventory(self, kind: str, root: str, note: Note) -> Inventory:
+        if self.left_out:
+            note(f"{self.found.source}: {_counted(self.left_out, self.closed)} left out by the patterns")
+        if not self.sizes:
+            raise ImageError(f"{self.found.source}: {_nothing(kind, self.left_out)}")
+        names = Names.of_lines(bytes(memoryview(self.blob)[:-1]))
+        return Inventory(
+            kind,
+            root,
+            names,
+            np.frombuffer(self.sizes, np.int64),
+            np.frombuffer(self.stamps, np.int64),
+            out_of_sight=tuple(self.out_of_sight),
+        )
+
+
+def _nothing(kind: str, left_out: int) -> str:
+    if left_out:
+        return "the patterns leave no image in it. Mend --include or --exclude."
+    if kind == "list":
+        return "none of the files it names can be found. Mend its paths: they are relative to its folder."
+    return "no image found in it or below. Give a folder that holds images."
+
+
+def _counted(all_: int, folders: int) -> str:
+    files = all_ - folders
+    return " and ".join(
+        [f"{files:,} files"] * (files > 0 or not folders) + [f"{folders:,} folders"] * (folders > 0)
+    )
+
+
+# ---- a remote folder
+
+
+def _remote_scan(root: str, patterns: Patterns) -> Iterator[Found | Skipped]:
+    """As `walk.scan`, by suffix only: looking at first bytes would be a request a file."""
+    levels = [("", iter(remote.entries(root)))]
+    while levels:
+        prefix, entries = levels[-1]
+        for entry in entries:
+            path = prefix + entry.name
+            if why := unwanted(entry.name):
+                yield Skipped(path, why)
+            elif entry.is_folder and patterns.closes(path):
+                yield Skipped(path + "/", LEFT_OUT)
+            elif entry.is_folder:
+                try:
+                    levels.append((path + "/", iter(remote.entries(f"{root}/{path}"))))
+                    break
+                except ImageError as exc:
+                    yield Skipped(path, f"folder cannot be listed: {reason(exc)}", unreachable=True)
+            elif not patterns.takes(path):
+                yield Skipped(path, LEFT_OUT)
+            elif not has_image_suffix(entry.name):
+                yield Skipped(path, "not an image by its suffix")
+            else:
+                yield Found(path, entry.size, entry.stamp)
+        else:
+            levels.pop()
+
+
+# ---- lists, tar, zip and Parquet files
+
+
+def _of_files(found: Recognised, patterns: Patterns, skip: Skip, note: Note) -> Inventory:
+    shorts = [relative(file, found.root) for file in found.files]
+    wanted = [i for i, short in enumerate(shorts) if found.kind == "list" or not patterns.closes(short)]
+    files: Sequence[str] = [found.files[i] for i in wanted]
+    if not files:
+        raise ImageError(f"{found.source}: {_nothing(found.kind, 1)}")
+    here = remote.copies(files, note=note) if found.is_remote else files
+    wanted_shorts = [shorts[i] for i in wanted]
+    contents = contents_of(found, here, wanted_shorts, root=found.root, note=note)
+    if isinstance(contents, Names):
+        rows = _Rows(found, patterns, skip)
+        for name in contents:
+            rows.take(_named_file(name, found.root, patterns))
+        return rows.inventory("list", found.word, note)
+    stamps = [remote.stamp_of_copy(file) if found.is_remote else _mtime(file) for file in here]
+    if found.column is not None:
+        wanted_shorts = [f"{short}#{found.column}" for short in wanted_shorts]
+    return _packed(found, shorts, wanted_shorts, contents, stamps, patterns, skip, note)
+
+
+def _named_file(name: str, base: str, patterns: Patterns) -> Found | Skipped:
+    """A file that a list names."""
+    if unprintable(name):
+        return Skipped(name, UNPRINTABLE)
+    if not patterns.takes(name):
+        return Skipped(name, LEFT_OUT)
+    file = _joined(base, name)
+    if remote.is_url(file):
+        return Found(name, -1, 0)
+    try:
+        stat = os.stat(file)
+    except (OSError, ValueError) as exc:
+        missing = isinstance(exc, OSError) and exc.errno in (errno.ENOENT, errno.ENOTDIR)
+        why = exc.strerror if isinstance(exc, OSError) else None
+        return Skipped(name, f"cannot be read: {why or exc}", unreachable=not missing)
+    if not modes.S_ISREG(stat.st_mode):
+        return Skipped(name, "not a regular file")
+    return Found(name, stat.st_size, stat.st_mtime_ns)
+
+
+def _packed(
+    found: Recognised,
+    containers: Sequence[str],
+    shorts: Sequence[str],
+    members: Sequence[Members],
+    stamps: Sequence[int],
+    patterns: Patterns,
+    skip: Skip,
+    note: Note,
+) -> Inventory:
+    for short, one in zip(shorts, members, strict=True):
+        for name, why in one.left_out:
+            if patterns.takes(f"{short}/{name}"):
+                skip(f"{short}/{name}", why)
+    spans = spans_of(found.source, shorts, members, packing=PACKING[found.kind])
+    sizes = np.concatenate([one.sizes for one in members])
+    stamp_of = np.array(stamps, np.int64)[spans.file_of]
+    if patterns != EVERYTHING:
+        keep = np.array([patterns.takes(name) for name in spans.names], np.bool_)
+        if not keep.all():
+            note(f"{found.source}: {_counted(int((~keep).sum()), 0)} left out by the patterns")
+        if not keep.any():
+            raise ImageError(f"{found.source}: {_nothing(found.kind, 1)}")
+        spans, sizes, stamp_of = spans.only(keep), sizes[keep], stamp_of[keep]
+    column = "" if found.column is None else f"#{found.column}"
+    return Inventory(
+        found.kind,
+        _real(found.root),
+        spans.names,
+        sizes,
+        stamp_of,
+        spans,
+        containers=tuple(f"{container}{column}" for container in containers),
+        out_of_sight=tuple(short for short, one in zip(shorts, members, strict=True) if one.fault),
+    )
+
+
+# ---- images known from before
+
+
+def locate(kind: str, root: str, name: str) -> Place:
+    """Where an image lies that an earlier inventory named. Raises ImageError without a path."""
+    if kind not in PACKED:
+        return Place(openable(kind, root, name))
+    for path in _above(name)[:-1][::-1]:
+        file, _, column = path.partition("#") if kind == "parquet" else (path, "", "")
+        if kind_of(file) == kind and _exists(f"{root}/{file}"):
+            try:
+                one = _opened(kind, f"{root}/{file}", column or None, _mtime_or_0(f"{root}/{file}"))
+                i = one.names.index(name[len(path) + 1 :])
+                return Place(one.file, int(one.offsets[i]), int(one.spans[i]), PACKING[kind])
+            except ValueError:
+                raise ImageError(f"no longer in its {kind} file") from None
+            except SimclrError as exc:
+                raise ImageError(f"its {kind} file cannot be read") from exc
+    raise ImageError(f"its {kind} file is no longer there")
+
+
+def openable(kind: str, root: str, name: str) -> str:
+    """A path or URL that a person may open, where there is one; else container and member."""
+    return _joined(base_of(root), name) if kind == "list" else _joined(root, name)
+
+
+@lru_cache(4)
+def _opened(kind: str, file: str, column: str | None, mtime: int) -> Members:
+    found = Recognised(file, kind, file, (file,), base_of(file), False, column)
+    here = remote.copies([file], note=_silent) if found.is_remote else [file]
+    contents = contents_of(found, here, ["."], root=found.root, note=_silent)
+    if isinstance(contents, Names):
+        raise ImageError(f"{file}: holds paths now, no images.")
+    return contents[0]
+
+
+def _silent(line: str) -> None:
+    """For what was said when the inventory was taken."""
+
+
+def _joined(base: str, name: str) -> str:
+    if remote.is_url(name) or os.path.isabs(name):
+        return name
+    return f"{base.rstrip('/')}/{name}"
+
+
+def _above(name: str) -> list[str]:
+    """A path, the folders that it lies in, and the root: `a/b`, `a`, `.`."""
+    paths = [name]
+    while "/" in name:
+        name = name.rpartition("/")[0]
+        paths.append(name)
+    return [*paths, "."]
+
+
+def _real(root: str) -> str:
+    return root if remote.is_url(root) else os.path.realpath(root)
+
+
+@lru_cache(1024)
+def _remote_exists(url: str) -> bool:
+    return remote.exists(url)
+
+
+def _exists(file: str) -> bool:
+    return _remote_exists(file) if remote.is_url(file) else os.path.exists(file)
+
+
+def _mtime(file: str) -> int:
+    try:
+        return os.stat(file).st_mtime_ns
+    except OSError as exc:
+        raise ImageError(f"{file}: cannot be read ({exc.strerror or exc}).") from exc
+
+
+def _mtime_or_0(file: str) -> int:
+    return 0 if remote.is_url(file) else _mtime(file)
