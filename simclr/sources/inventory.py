@@ -102,6 +102,7 @@ def take_inventory(word: str, *, patterns: Patterns, follow_links: bool, skip: S
     `skip` is told each file left out, but for what a pattern leaves out; `note` how many those are, and what takes long.
     Raises ImageError (nothing there, or no image), ConfigError (no source of images), MissingExtra.
     """
+    _remote_exists.cache_clear()
     found = recognise(word)
     if found.kind == "folder":
         rows = _Rows(found, patterns, skip)
@@ -112,11 +113,24 @@ def take_inventory(word: str, *, patterns: Patterns, follow_links: bool, skip: S
         )
         for entry in entries:
             rows.take(entry)
-        if len(rows.sizes) or rows.left_out:
+        if len(rows.sizes) or rows.left_out_images:
             return rows.inventory("folder", _real(found.root), note)
-        found = packed_in(found, note=note)
+        found = _instead(found, rows, note)
     with filling(word, note=note):
         return _of_files(found, patterns, skip, note)
+
+
+def _instead(folder: Recognised, rows: "_Rows", note: Note) -> Recognised:
+    """What a folder without images is taken for."""
+    try:
+        found = packed_in(folder, note=note)
+    except SimclrError:
+        rows.tell_skipped()
+        if rows.left_out:
+            raise ImageError(f"{folder.source}: {_nothing('folder', rows.left_out)}") from None
+        raise
+    rows.tell_skipped(but=found.kind)
+    return found
 
 
 class _Rows:
@@ -126,24 +140,39 @@ class _Rows:
         self.found, self.patterns, self.skip = found, patterns, skip
         self.blob = bytearray()
         self.sizes, self.stamps = array("q"), array("q")
-        self.left_out = 0
-        self.closed = 0
+        self.left_out = self.left_out_images = self.closed = 0
         self.out_of_sight: list[str] = []
+        self._waiting: list[tuple[str, str]] = []
+        """Skipped before the first image: they may turn out to be what the source is made of."""
 
     def take(self, entry: Found | Skipped) -> None:
         if isinstance(entry, Found):
+            if self._waiting:
+                self.tell_skipped()
             self.blob += entry.path.encode() + b"\n"
             self.sizes.append(entry.size)
             self.stamps.append(entry.mtime_ns)
         elif entry.reason is LEFT_OUT:
             self.left_out += 1
+            self.left_out_images += has_image_suffix(entry.path)
             self.closed += entry.path.endswith("/")
         else:
-            self.skip(entry.path, entry.reason)
+            if self.sizes:
+                self.skip(entry.path, entry.reason)
+            else:
+                self._waiting.append((entry.path, entry.reason))
             if entry.unreachable:
                 self.out_of_sight.append(entry.path)
 
+    def tell_skipped(self, *, but: str = "") -> None:
+        """Of those skipped so far; not of files of the kind `but`."""
+        for path, why in self._waiting:
+            if not but or kind_of(path) != but:
+                self.skip(path, why)
+        self._waiting.clear()
+
     def inventory(self, kind: str, root: str, note: Note) -> Inventory:
+        self.tell_skipped()
         if self.left_out:
             note(f"{self.found.source}: {_counted(self.left_out, self.closed)} left out by the patterns")
         if not self.sizes:
@@ -209,19 +238,19 @@ def _remote_scan(root: str, patterns: Patterns) -> Iterator[Found | Skipped]:
 
 def _of_files(found: Recognised, patterns: Patterns, skip: Skip, note: Note) -> Inventory:
     shorts = [relative(file, found.root) for file in found.files]
-    wanted = [i for i, short in enumerate(shorts) if found.kind == "list" or not patterns.closes(short)]
-    files: Sequence[str] = [found.files[i] for i in wanted]
-    if not files:
+    wanted_shorts = [short for short in shorts if found.kind == "list" or not patterns.closes(short)]
+    if not wanted_shorts:
         raise ImageError(f"{found.source}: {_nothing(found.kind, 1)}")
-    here = remote.copies(files, note=note) if found.is_remote else files
-    wanted_shorts = [shorts[i] for i in wanted]
+    files = [_joined(found.root, short) for short in wanted_shorts]  # as `locate` calls them
+    copies = remote.copies(files, note=note) if found.is_remote else None
+    here = [copy.path for copy in copies] if copies else files
     contents = contents_of(found, here, wanted_shorts, root=found.root, note=note)
     if isinstance(contents, Names):
         rows = _Rows(found, patterns, skip)
         for name in contents:
             rows.take(_named_file(name, found.root, patterns))
         return rows.inventory("list", found.word, note)
-    stamps = [remote.stamp_of_copy(file) if found.is_remote else _mtime(file) for file in here]
+    stamps = [copy.stamp for copy in copies] if copies else [_mtime(file) for file in files]
     if found.column is not None:
         wanted_shorts = [f"{short}#{found.column}" for short in wanted_shorts]
     return _packed(found, shorts, wanted_shorts, contents, stamps, patterns, skip, note)
@@ -313,7 +342,7 @@ def openable(kind: str, root: str, name: str) -> str:
 @lru_cache(4)
 def _opened(kind: str, file: str, column: str | None, mtime: int) -> Members:
     found = Recognised(file, kind, file, (file,), base_of(file), False, column)
-    here = remote.copies([file], note=_silent) if found.is_remote else [file]
+    here = [remote.copies([file], note=_silent)[0].path] if found.is_remote else [file]
     contents = contents_of(found, here, ["."], root=found.root, note=_silent)
     if isinstance(contents, Names):
         raise ImageError(f"{file}: holds paths now, no images.")

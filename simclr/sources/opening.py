@@ -34,7 +34,7 @@ def open_collection(source: str, *, note: Note) -> Collection:
 
 
 def _open_files(found: Recognised, note: Note) -> Collection:
-    files = remote.copies(found.files, note=note) if found.is_remote else found.files
+    files = [copy.path for copy in remote.copies(found.files, note=note)] if found.is_remote else found.files
     shorts = short_names(list(found.files))
     root = _root(found)
     contents = contents_of(found, files, shorts, root=root, note=note)

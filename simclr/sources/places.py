@@ -47,8 +47,14 @@ def read(place: Place) -> bytes:
                 return _whole(file, place.file)
             file.seek(place.offset)
             return _member(file, place.size) if place.packing == "zip" else _exactly(file, place.size)
+    except SimclrError:
+        raise
     except OSError as exc:
         raise ImageError(f"cannot be read: {exc.strerror or reason(exc)}") from exc
+    except Exception as exc:  # each protocol has its own
+        if not remote.is_url(place.file):
+            raise
+        raise ImageError(f"cannot be read: {reason(exc)}") from exc
 
 
 def too_large(size: int) -> ImageError:
@@ -71,7 +77,8 @@ def _open(file: str) -> BinaryIO:
         try:
             return remote.stream(file)
         except SimclrError as exc:
-            raise ImageError(f"cannot be read: {reason(exc)}") from exc
+            why = reason(exc).removeprefix(f"{file}: ").removesuffix(" Mend its name.").rstrip(".")
+            raise ImageError(f"cannot be read: {why}") from exc
     return open(file, "rb", buffering=0)
 
 
@@ -158,7 +165,10 @@ def _wide(extra: bytes, packed: int, unpacked: int) -> tuple[int, int]:
 def _tail(tail: bytes, size: int) -> tuple[int, int, int]:
     """CRC-32, size and unpacked size from behind a member that was written as a stream."""
     tail = tail.removeprefix(b"PK\x07\x08")
-    for form in ("<3I", "<I2Q"):
+    for form in (
+        "<I2Q",
+        "<3I",
+    ):  # in this order, or the upper half of a wide size is taken for the unpacked size
         if len(tail) >= struct.calcsize(form):
             crc, packed, unpacked = struct.unpack_from(form, tail)
             if packed == size:

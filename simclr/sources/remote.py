@@ -56,12 +56,18 @@ def inside(url: str) -> list[str]:
     return [files.unstrip_protocol(name) for name in _asked(url, look)]
 
 
-def copies(urls: Sequence[str], *, note: Note) -> list[str]:
-    """Paths of whole copies of these files in the cache. Raises ImageError, ConfigError, MissingExtra."""
+class Copy(NamedTuple):
+    path: str
+    stamp: int
+    """Of the file, as `stamp` makes it."""
+
+
+def copies(urls: Sequence[str], *, note: Note) -> list[Copy]:
+    """Whole copies of these files in the cache. Raises ImageError, ConfigError, MissingExtra."""
     with ThreadPoolExecutor(_AT_ONCE) as pool:
         targets = list(pool.map(_target, urls))
         missing = [
-            (url, *target) for url, target in zip(urls, targets, strict=True) if not target[0].exists()
+            (url, *target[:2]) for url, target in zip(urls, targets, strict=True) if not target[0].exists()
         ]
         if missing:
             size = sum(size or 0 for _, _, size in missing)
@@ -74,7 +80,7 @@ def copies(urls: Sequence[str], *, note: Note) -> list[str]:
         except BaseException:
             pool.shutdown(cancel_futures=True)
             raise
-    return [str(path) for path, _ in targets]
+    return [Copy(str(path), stamp) for path, _, stamp in targets]
 
 
 def read(url: str) -> bytes:
@@ -130,25 +136,21 @@ def stamp(info: dict[str, Any]) -> int:
     return int(key_of(*told)[:16], 16) >> 1 if told else 0
 
 
-def stamp_of_copy(path: str) -> int:
-    """As `stamp`, of a file that `copies` copied: its folder is named by what the server told."""
-    return int(Path(path).parent.name[:16], 16) >> 1
-
-
 def exists(url: str) -> bool:
     """Raises ImageError where the server does not answer."""
     files, path = _open(url)
     return bool(_asked(url, lambda: files.exists(path)))
 
 
-def _target(url: str) -> tuple[Path, int | None]:
-    """Where the copy of a file belongs, and its size in bytes where the server says it."""
+def _target(url: str) -> tuple[Path, int | None, int]:
+    """Where the copy of a file belongs, its size in bytes where the server says it, and its stamp."""
     files, path = _open(url)
     info = _asked(url, lambda: files.info(path))
     told = sorted((key, str(value)) for key, value in info.items())
     name = os.path.basename(path.rstrip("/").partition("?")[0])
     size = info.get("size")
-    return cache_folder() / "copies" / key_of(url, told) / name, size if isinstance(size, int) else None
+    target = cache_folder() / "copies" / key_of(url, told) / name
+    return target, size if isinstance(size, int) else None, stamp(info)
 
 
 def _copy(url: str, path: Path, size: int | None) -> None:

@@ -142,7 +142,7 @@ def _walk(top: str, patterns: Patterns, follow: bool) -> Iterator[Found | Skippe
                     yield Skipped(path + "/", LEFT_OUT)
                 elif linked and not follow:
                     yield Skipped(path, "link to a folder")
-                elif linked and (back := _way_back(whole, levels)) is not None:
+                elif follow and (back := _way_back(whole, levels)) is not None:
                     yield Skipped(path, f"link that leads back to {back}")
                 else:
                     entered = _enter(whole, path + "/", follow)
