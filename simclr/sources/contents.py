@@ -32,6 +32,8 @@ def contents_of(
     else:
         look = tar.members if found.kind == "tar" else zips.members
         members = [look(file, note=note) for file in files]
+        if found.kind == "zip" and all(one.fault for one in members):
+            raise ConfigError(f"{files[0]}: {members[0].fault}. Restore or remove it.")
         for short, one in zip(shorts, members, strict=True):
             if one.fault:
                 note(f"{short}: {one.fault}; its first {len(one.names)} images are used")

@@ -10,7 +10,7 @@ import zipfile
 
 import numpy as np
 
-from simclr.errors import ConfigError, ImageError, reason
+from simclr.errors import ImageError, reason
 from simclr.sources import walk
 from simclr.sources.cache import Note
 from simclr.sources.members import Members, is_image, remembered
@@ -21,20 +21,19 @@ _METHODS = {zipfile.ZIP_BZIP2: "bzip2", zipfile.ZIP_LZMA: "LZMA", 9: "Deflate64"
 
 
 def members(file: str, *, note: Note) -> Members:
-    """Raises ImageError (it cannot be read), ConfigError (it is no zip file, or a damaged one)."""
+    """A damaged list, or what is no zip file, is a fault, and gives no images. Raises ImageError: it cannot be read."""
     return remembered("zips", _FORMAT, file, _listed, note=note)
 
 
 def _listed(file: str) -> Members:
     images: dict[str, tuple[int, int, int]] = {}  # a name that comes twice means its last member
     left_out: dict[str, str] = {}
+    fault = ""
     try:
         with zipfile.ZipFile(file) as archive:
             infos = archive.infolist()
     except (zipfile.BadZipFile, struct.error, ValueError, NotImplementedError, EOFError) as exc:
-        raise ConfigError(
-            f"{file}: no zip file, or one cut short or damaged ({reason(exc)}). Restore or remove it."
-        ) from exc
+        infos, fault = [], f"no zip file, or one cut short or damaged ({reason(exc)})"
     except OSError as exc:
         raise ImageError(f"{file}: cannot be read ({exc.strerror or exc}).") from exc
     for info in infos:
@@ -48,7 +47,7 @@ def _listed(file: str) -> Members:
         else:
             images[name] = info.header_offset, info.compress_size, info.file_size
     where = np.array([*images.values()], np.int64).reshape(-1, 3).T.copy()
-    return Members(file, Names.of(images), where[0], where[1], where[2], left_out=tuple(left_out.items()))
+    return Members(file, Names.of(images), where[0], where[1], where[2], fault, tuple(left_out.items()))
 
 
 def _why_not(info: zipfile.ZipInfo) -> str:

@@ -237,6 +237,20 @@ def test_a_zip_cut_short_is_refused(tmp_path: Path) -> None:
     assert str(error.value).startswith(f"{path}: no zip file, or one cut short or damaged (")
 
 
+def test_a_damaged_zip_among_others_is_out_of_sight(tmp_path: Path) -> None:
+    write_zip(tmp_path / "a.zip", {"a.png": b"a"})
+    (tmp_path / "b.zip").write_bytes(b"damaged")
+    notes: list[str] = []
+    taken = take_inventory(
+        f"{tmp_path}/*.zip", patterns=Patterns(), follow_links=False, skip=pytest.fail, note=notes.append
+    )
+    assert list(taken.names) == ["a.zip/a.png"]
+    assert notes == [
+        "b.zip: no zip file, or one cut short or damaged (File is not a zip file); its first 0 images are used"
+    ]
+    assert taken.gone("a.zip/b.png") and not taken.gone("b.zip/b.png")
+
+
 def test_a_zip_that_became_shorter_says_so_when_read(tmp_path: Path) -> None:
     path = write_zip(tmp_path / "a.zip", {"a.png": b"a" * 99})
     taken = inventory(path)
