@@ -260,6 +260,16 @@ def test_parquet_files_of_paths_are_a_list(tree: Path, told: Told, word: str) ->
     assert read_all(taken) == {"b.png": b"b.png" * 3, "a/z.jpg": b"a/z.jpg" * 3}
 
 
+def test_a_folder_of_parquet_files_of_paths_is_what_they_are_relative_to(
+    tree: Path, tmp_path: Path, told: Told
+) -> None:
+    (tmp_path / "meta" / "x").mkdir(parents=True)
+    pq.write_table(pa.table({"path": ["../tree/b.png"]}), tmp_path / "meta" / "x" / "q.parquet")
+    taken = told.take(tmp_path / "meta")
+    assert (taken.kind, taken.root) == ("list", str(tmp_path / "meta"))
+    assert read_all(taken) == {"../tree/b.png": b"b.png" * 3}
+
+
 # ---- tar, zip and Parquet files
 
 MEMBERS = {"x/1.png": b"one" * 40, "2.jpg": b"two"}
