@@ -123,7 +123,7 @@ def pretrain(
         typer.Option(
             metavar="SOURCE",
             help="Folder of images, searched recursively (its train/ if it has one); a list of files, one path a line "
-            "(.txt, .lst, .list); tar shards, as in 'shards/{000..099}.tar' or 'shards/*.tar'; or Parquet files. Also behind "
+            "(.txt, .lst, .list); tar shards, as in 'shards/{000..099}.tar' or 'shards/*.tar'; zip or Parquet files. Also behind "
             "a URL, such as 's3://bucket/{00..99}.tar'.",
         ),
     ] = None,

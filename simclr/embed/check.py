@@ -21,7 +21,7 @@ from simclr.embed.writer import StoreWriter, locked
 from simclr.errors import ArtifactError, ImageError
 from simclr.runtime.model_files import MANIFEST_FILE as MODEL_MANIFEST
 from simclr.runtime.model_files import PROBE_FILE
-from simclr.sources import place_of
+from simclr.sources import locate
 
 
 @dataclass(frozen=True)
@@ -180,8 +180,9 @@ def _embed_again(writer: StoreWriter, shard: ShardInfo, lane: Embeds) -> Iterato
     tasks: list[Task] = []
     reasons: dict[int, str] = {}
     for number, row in enumerate(rows):
+        source = store.info.sources[row.source]
         try:
-            tasks.append(Task(number, place_of(store.path(row)), fresh=True))
+            tasks.append(Task(number, locate(source.kind, source.root, row.image_path), fresh=True))
         except ImageError as exc:
             reasons[number] = str(exc)
     made: list[Row] = []

@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from simclr.artifacts import StoreInfo
 from simclr.embed.shards import SCHEMA, SPARE, Row, read_metadata, read_vectors, verify_shard
 from simclr.errors import ArtifactError
-from simclr.sources import openable, place_of, read_place
+from simclr.sources import locate, openable, read_place
 
 MANIFEST_FILE = "manifest.json"
 SKIPPED_FILE = "skipped.csv"
@@ -99,7 +99,8 @@ class Store:
 
     def read(self, row: Row) -> bytes:
         """The bytes of a row's image, wherever they lie. Raises ImageError."""
-        return read_place(place_of(self.path(row)))
+        source = self.info.sources[row.source]
+        return read_place(locate(source.kind, source.root, row.image_path))
 
     @property
     def model(self) -> Path:

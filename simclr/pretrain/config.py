@@ -63,7 +63,7 @@ class PretrainConfig:
     """Everything that decides a pretraining run. Saved with the run, so that it can be repeated."""
 
     data: str
-    """Folder searched recursively, list of files, tar shards or Parquet files, here or behind a URL (docs/sources.md); class
+    """Folder searched recursively, list of files, tar shards, zip or Parquet files, here or behind a URL (docs/sources.md); class
     folders mean nothing here."""
     encoder: str = "resnet50"
     """timm model name."""

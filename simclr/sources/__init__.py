@@ -1,22 +1,22 @@
-"""Where images come from: folders, lists, tar shards, zips, Parquet files, URLs. Decodes nothing.
+"""Where images come from: folders, lists, tar shards, zip and Parquet files, URLs. Decodes nothing.
 
-`open_collection` gives images by number, for training; `take_inventory` also says when an image has changed, for embedding.
+`open_collection` gives images by number, for training; `take_inventory` says what a source holds now, with size and stamp
+of each image and the place of its bytes, for embedding.
 """
 
 from simclr.cache_folder import cache_folder
 from simclr.sources.cache import Note
 from simclr.sources.collection import Collection
-from simclr.sources.inventory import Inventory, openable, place_of, take_inventory
+from simclr.sources.filters import Patterns
+from simclr.sources.inventory import Inventory, locate, openable, place_of, take_inventory
 from simclr.sources.names import Names
 from simclr.sources.opening import open_collection
-from simclr.sources.patterns import ALL, Patterns
 from simclr.sources.places import Place
 from simclr.sources.places import read as read_place
 from simclr.sources.remote import is_url
 from simclr.sources.walk import Found, Skipped, list_images, read, scan
 
 __all__ = [
-    "ALL",
     "Collection",
     "Found",
     "Inventory",
@@ -28,6 +28,7 @@ __all__ = [
     "cache_folder",
     "is_url",
     "list_images",
+    "locate",
     "open_collection",
     "openable",
     "place_of",

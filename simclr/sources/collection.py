@@ -6,7 +6,7 @@ processes of a loader as they are: they hold arrays and paths, no open file and 
 
 import hashlib
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 import numpy as np
@@ -33,9 +33,6 @@ class Collection(Protocol):
     def read(self, i: int) -> bytes:
         """The bytes of image i. Raises ImageError with the reason, without a path."""
 
-    def place(self, i: int) -> Place:
-        """Where they lie."""
-
 
 @dataclass(frozen=True)
 class Files:
@@ -52,13 +49,16 @@ class Files:
         """Of the names, a line each."""
         return hashlib.sha256(self.names.blob).hexdigest()
 
-    def read(self, i: int) -> bytes:
-        place = self.place(i)
-        # training reads a file many times: it keeps a copy
-        return remote.read(place.file) if remote.is_url(place.file) else places.read(place)
-
     def place(self, i: int) -> Place:
-        return Place(join(self.root, self.names[i]))
+        name = self.names[i]
+        if remote.is_url(name) or os.path.isabs(name):
+            return Place(name)
+        return Place(os.path.join(self.root, name))
+
+    def read(self, i: int) -> bytes:
+        """From a copy, which is made at the first read, of what lies behind a URL: an epoch comes back to it."""
+        place = self.place(i)
+        return remote.read(place.file) if remote.is_url(place.file) else places.read(place)
 
 
 @dataclass(frozen=True)
@@ -73,21 +73,25 @@ class Spans:
     offsets: NDArray[np.int64]
     sizes: NDArray[np.int64]
     """Both in bytes."""
-    cut: frozenset[str] = frozenset()
-    """Names of the files that end early: there may be more in them."""
+    packing: str = ""
+    """As `Place` has it."""
 
     @property
     def sha256(self) -> str:
         """Of the names, a line each, and the sizes; not of where the files lie."""
         return hashlib.sha256(self.names.blob + self.sizes.astype("<i8").tobytes()).hexdigest()
 
+    def place(self, i: int) -> Place:
+        file = self.files[self.file_of[i]]
+        return Place(file, int(self.offsets[i]), int(self.sizes[i]), self.packing)
+
     def read(self, i: int) -> bytes:
         return places.read(self.place(i))
 
-    def place(self, i: int) -> Place:
-        return Place(self.files[self.file_of[i]], int(self.offsets[i]), int(self.sizes[i]))
-
-
-def join(root: str, name: str) -> str:
-    """A name that may be relative to a folder or URL, absolute, or a URL."""
-    return name if remote.is_url(name) or os.path.isabs(name) else f"{root}/{name}"
+    def only(self, keep: NDArray[np.bool_]) -> "Spans":
+        """These of the images, in the same order."""
+        kept = np.flatnonzero(keep).tolist()
+        names = Names.of(self.names[i] for i in kept)
+        return replace(
+            self, names=names, file_of=self.file_of[keep], offsets=self.offsets[keep], sizes=self.sizes[keep]
+        )

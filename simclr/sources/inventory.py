@@ -1,312 +1,403 @@
-"""The images of a source as they are now, each with its size, a stamp that changes when it does, and its place: for embedding.
+"""A source -> its images as they are now, with size and stamp, for embedding.
 
-Sixteen bytes an image beside its name: a million files fit. Decodes nothing.
+Takes the word that the user gave; gives an `Inventory`: about 24 bytes and the name for each image, and the place of each,
+from which a worker reads its bytes. Reads no image.
 """
 
+import errno
 import os
+import stat as modes
 from array import array
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
-from functools import lru_cache
+from dataclasses import dataclass, field
+from functools import cached_property, lru_cache
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from simclr.errors import ImageError
+from simclr.errors import ImageError, SimclrError, reason
 from simclr.sources import remote
 from simclr.sources.cache import Note, filling
-from simclr.sources.collection import Collection, Files, Spans, join
+from simclr.sources.collection import Spans
+from simclr.sources.contents import PACKING, contents_of
+from simclr.sources.filters import EVERYTHING, Patterns
+from simclr.sources.members import Members, spans_of
 from simclr.sources.names import Names
-from simclr.sources.opening import Named, kind_of, larger_files_in, local_word, read_list, resolve
-from simclr.sources.parquet import open_parquet
-from simclr.sources.patterns import Patterns, fixed_part
 from simclr.sources.places import Place
-from simclr.sources.tar import open_tars
-from simclr.sources.walk import Found, LeftOut, Skipped, has_image_suffix, scan, unwanted
-from simclr.sources.zips import open_zips
+from simclr.sources.recognise import PACKED, Recognised, base_of, kind_of, packed_in, recognise, relative
+from simclr.sources.walk import (
+    LEFT_OUT,
+    UNPRINTABLE,
+    Found,
+    Skipped,
+    has_image_suffix,
+    scan,
+    unprintable,
+    unwanted,
+)
 
 Skip = Callable[[str, str], None]
-"""Is told the name of an image that is left out, and why."""
-
-_LARGER = ("tar", "zip", "parquet")
+"""Told the path of a file that is left out, and the reason."""
 
 
 @dataclass(frozen=True)
 class Inventory:
+    """The images of one source as they are now."""
+
     kind: str
-    """folder, list, tar, zip or parquet."""
+    """`folder`, `list`, `tar`, `zip` or `parquet`."""
     root: str
-    """What names are relative to: an absolute folder or a URL; of a list (also one in Parquet files), the list itself."""
+    """What names are relative to: the folder given (links in its path resolved), or the part of the word before its first
+    brace or glob; absolute, or a URL. Of a list: the list itself; of Parquet files of paths, whose kind is `list`, too: the
+    word, made absolute."""
     names: Names
-    """Unique. Of an image in a larger file: that file's name relative to the root, a slash, the name in it."""
+    """Unique. Of a folder: paths. Of tar and zip files: file and member, of Parquet files: file (with #COLUMN where one was
+    named) and row. Of a list: as it says."""
     sizes: NDArray[np.int64]
-    """Bytes; -1 where nobody has said."""
+    """Bytes, unpacked; -1 unknown."""
     stamps: NDArray[np.int64]
-    """mtime_ns of the file, or of the larger one that it lies in; of a URL, what its server tells, as a number; 0 if nothing."""
-    collection: Collection
-    items: NDArray[np.int64] | None = None
-    """Numbers of the images in the collection, where some of it is left out."""
-    out_of_sight: frozenset[str] = field(default_factory=frozenset)
-    """Files and folders that could not be looked at, and larger files that end early: what was there is not gone."""
-    larger: frozenset[str] = field(default_factory=frozenset)
-    """Names of the larger files that were looked into."""
+    """mtime_ns of the file, or of the tar, zip or Parquet file it lies in; for remote ones a number that changes with what
+    the server tells; 0 unknown."""
+    spans: Spans | None = None
+    """Of images in tar, zip and Parquet files: where they lie."""
+    containers: tuple[str, ...] = ()
+    """Files, relative to the root, that were named this time."""
+    out_of_sight: tuple[str, ...] = field(default=())
+    """Files and folders of which it is not known what they hold: the system refused, or they are damaged."""
 
     def place(self, i: int) -> Place:
-        return self.collection.place(i if self.items is None else int(self.items[i]))
+        if self.spans is not None:
+            return self.spans.place(i)
+        return Place(openable(self.kind, self.root, self.names[i]))
 
     def gone(self, name: str) -> bool:
-        """Whether an image of this source that had this name is gone, and not only out of sight."""
-        if self.kind in _LARGER:
-            file = next(iter(_larger_files(name)), "")
-            if file not in self.larger and (
-                remote.is_url(self.root) or os.path.exists(f"{self.root}/{file.partition('#')[0]}")
-            ):
-                return False  # it was not asked for this time
-        return not self.out_of_sight.intersection((".", name, *_above(name)))
+        """Whether a name that was here once and is not in `names` is gone, and not only out of sight.
+
+        Out of sight is what the system refused to list or look at, and what lies in a tar, zip or Parquet file that still
+        exists but was not named this time.
+        """
+        above = _above(name)
+        if any(path in self._hidden for path in above):
+            return False
+        if self.kind not in PACKED or any(path in self._named for path in above):
+            return True
+        return not any(kind_of(path.partition("#")[0]) == self.kind and self._exists(path) for path in above)
+
+    @cached_property
+    def _hidden(self) -> frozenset[str]:
+        return frozenset(self.out_of_sight)
+
+    @cached_property
+    def _named(self) -> frozenset[str]:
+        return frozenset(self.containers)
+
+    def _exists(self, container: str) -> bool:
+        return _exists(f"{self.root}/{container.partition('#')[0]}")
 
 
-def take_inventory(
-    word: str, *, patterns: Patterns, follow_links: bool = False, skip: Skip, note: Note
-) -> Inventory:
-    """`word` names a source as for `open_collection`; folders behind URLs may hold images, too.
+def take_inventory(word: str, *, patterns: Patterns, follow_links: bool, skip: Skip, note: Note) -> Inventory:
+    """What a source holds; copies and unpacks what cannot be read where it lies.
 
+    `skip` is told each file left out, but for what a pattern leaves out; `note` how many those are, and what takes long.
     Raises ImageError (nothing there, or no image), ConfigError (no source of images), MissingExtra.
     """
-    with filling(local_word(word), note=note):
-        named = resolve(word, note=note)
-        if named.kind == "folder":
-            (folder,) = named.origins
-            look = _remote_folder if remote.is_url(folder) else _folder
-            inventory, left_out = look(folder, patterns, follow_links, skip)
-            if left_out:
-                note(f"{word}: {left_out:,} files and folders left out by --include and --exclude")
-            if len(inventory.names):
-                return inventory
-            if left_out:
-                raise ImageError(
-                    f"{word}: --include and --exclude leave no image of it. Give others; folders and names count, from {folder} on."
-                )
-            named = larger_files_in(named, note=note)
-            return _chosen(_larger(named, folder, skip, note), patterns, word, note)
-        root = f"{fixed_part(local_word(word))}"
-        found = _list(named, skip, note) if named.kind == "list" else _larger(named, root, skip, note)
-        return _chosen(found, patterns, word, note)
+    _remote_exists.cache_clear()
+    found = recognise(word)
+    if found.kind == "folder":
+        rows = _Rows(found, patterns, skip)
+        entries = (
+            _remote_scan(found.root, patterns)
+            if found.is_remote
+            else scan(Path(found.root), patterns=patterns, follow_links=follow_links)
+        )
+        for entry in entries:
+            rows.take(entry)
+        if len(rows.sizes) or rows.left_out_images:
+            return rows.inventory("folder", _real(found.root), note)
+        found = _instead(found, rows, note)
+    with filling(word, note=note):
+        return _of_files(found, patterns, skip, note)
 
 
-def openable(kind: str, root: str, name: str) -> str:
-    """Path or URL of an image of an inventory; `place_of` finds it again."""
-    return join(fixed_part(root) if kind == "list" else root, name)
-
-
-def place_of(path: str) -> Place:
-    """Where the bytes of an image are that `openable` has named. Raises ImageError with the reason, without a path."""
-    if remote.is_url(path) or not os.path.isfile(path):
-        for file in _larger_files(path):
-            plain, _, column = file.partition("#")
-            if remote.is_url(path) or os.path.isfile(plain):
-                collection, numbers = _opened(file, plain, column or None)
-                number = numbers.get(path[len(file) + 1 :])
-                if number is None:
-                    raise ImageError(f"cannot be read: no longer in {plain}")
-                return collection.place(number)
-    return Place(path if remote.is_url(path) else os.path.abspath(path))
-
-
-# ---- folders
+def _instead(folder: Recognised, rows: "_Rows", note: Note) -> Recognised:
+    """What a folder without images is taken for."""
+    try:
+        found = packed_in(folder, note=note)
+    except SimclrError:
+        rows.tell_skipped()
+        if rows.left_out:
+            raise ImageError(f"{folder.source}: {_nothing('folder', rows.left_out)}") from None
+        raise
+    rows.tell_skipped(but=found.kind)
+    return found
 
 
 class _Rows:
-    """Names, sizes and stamps as they come, in little memory."""
+    """Names, sizes and stamps, gathered in little memory."""
 
-    def __init__(self) -> None:
-        self._blob = bytearray()
-        self._sizes, self._stamps = array("q"), array("q")
-        self._starts = array("q", [0])
+    def __init__(self, found: Recognised, patterns: Patterns, skip: Skip) -> None:
+        self.found, self.patterns, self.skip = found, patterns, skip
+        self.blob = bytearray()
+        self.sizes, self.stamps = array("q"), array("q")
+        self.left_out = self.left_out_images = self.closed = 0
+        self.out_of_sight: list[str] = []
+        self._waiting: list[tuple[str, str]] = []
+        """Skipped before the first image: they may turn out to be what the source is made of."""
 
-    def add(self, name: str, size: int, stamp: int) -> None:
-        self._blob += name.encode()
-        self._blob += b"\n"
-        self._starts.append(len(self._blob))
-        self._sizes.append(size)
-        self._stamps.append(stamp)
+    def take(self, entry: Found | Skipped) -> None:
+        if isinstance(entry, Found):
+            if self._waiting:
+                self.tell_skipped()
+            self.blob += entry.path.encode() + b"\n"
+            self.sizes.append(entry.size)
+            self.stamps.append(entry.mtime_ns)
+        elif entry.reason is LEFT_OUT:
+            self.left_out += 1
+            self.left_out_images += has_image_suffix(entry.path)
+            self.closed += entry.path.endswith("/")
+        else:
+            if self.sizes:
+                self.skip(entry.path, entry.reason)
+            else:
+                self._waiting.append((entry.path, entry.reason))
+            if entry.unreachable:
+                self.out_of_sight.append(entry.path)
 
-    def __len__(self) -> int:
-        return len(self._sizes)
+    def tell_skipped(self, *, but: str = "") -> None:
+        """Of those skipped so far; not of files of the kind `but`."""
+        for path, why in self._waiting:
+            if not but or kind_of(path) != but:
+                self.skip(path, why)
+        self._waiting.clear()
 
-    def inventory(self, kind: str, root: str, folder: str, out_of_sight: frozenset[str]) -> Inventory:
-        names = Names(bytes(self._blob[:-1]), np.array(self._starts, np.int64))
-        sizes, stamps = np.array(self._sizes, np.int64), np.array(self._stamps, np.int64)
+    def inventory(self, kind: str, root: str, note: Note) -> Inventory:
+        self.tell_skipped()
+        if self.left_out:
+            note(f"{self.found.source}: {_counted(self.left_out, self.closed)} left out by the patterns")
+        if not self.sizes:
+            raise ImageError(f"{self.found.source}: {_nothing(kind, self.left_out)}")
+        names = Names.of_lines(bytes(memoryview(self.blob)[:-1]))
         return Inventory(
-            kind, root, names, sizes, stamps, Files(root, names, folder), out_of_sight=out_of_sight
+            kind,
+            root,
+            names,
+            np.frombuffer(self.sizes, np.int64),
+            np.frombuffer(self.stamps, np.int64),
+            out_of_sight=tuple(self.out_of_sight),
         )
 
 
-def _folder(folder: str, patterns: Patterns, follow_links: bool, skip: Skip) -> tuple[Inventory, int]:
-    """With the number of files and folders that the patterns leave out."""
-    root = os.path.realpath(folder)
-    rows, out_of_sight, left_out = _Rows(), [], 0
-    before: list[Skipped] = []
-    """Found before the first image: if there is none, the folder's larger files are the source, and these are not skipped."""
-    for entry in scan(Path(root), patterns=patterns, follow_links=follow_links):
-        if isinstance(entry, Found):
-            for skipped in before:
-                skip(skipped.path, skipped.reason)
-            before.clear()
-            rows.add(entry.path, entry.size, entry.mtime_ns)
-        elif isinstance(entry, LeftOut):
-            left_out += 1
+def _nothing(kind: str, left_out: int) -> str:
+    if left_out:
+        return "the patterns leave no image in it. Mend --include or --exclude."
+    if kind == "list":
+        return "none of the files it names can be found. Mend its paths: they are relative to its folder."
+    return "no image found in it or below. Give a folder that holds images."
+
+
+def _counted(all_: int, folders: int) -> str:
+    files = all_ - folders
+    return " and ".join(
+        [f"{files:,} files"] * (files > 0 or not folders) + [f"{folders:,} folders"] * (folders > 0)
+    )
+
+
+# ---- a remote folder
+
+
+def _remote_scan(root: str, patterns: Patterns) -> Iterator[Found | Skipped]:
+    """As `walk.scan`, by suffix only: looking at first bytes would be a request a file."""
+    levels = [("", iter(remote.entries(root)))]
+    while levels:
+        prefix, entries = levels[-1]
+        for entry in entries:
+            path = prefix + entry.name
+            if why := unwanted(entry.name):
+                yield Skipped(path, why)
+            elif entry.is_folder and patterns.closes(path):
+                yield Skipped(path + "/", LEFT_OUT)
+            elif entry.is_folder:
+                try:
+                    levels.append((path + "/", iter(remote.entries(f"{root}/{path}"))))
+                    break
+                except ImageError as exc:
+                    yield Skipped(path, f"folder cannot be listed: {reason(exc)}", unreachable=True)
+            elif not patterns.takes(path):
+                yield Skipped(path, LEFT_OUT)
+            elif not has_image_suffix(entry.name):
+                yield Skipped(path, "not an image by its suffix")
+            else:
+                yield Found(path, entry.size, entry.stamp)
         else:
-            if len(rows):
-                skip(entry.path, entry.reason)
-            else:
-                before.append(entry)
-            if entry.unreachable:
-                out_of_sight.append(entry.path)
-    return rows.inventory("folder", root, root, frozenset(out_of_sight)), left_out
+            levels.pop()
 
 
-def _remote_folder(url: str, patterns: Patterns, follow_links: bool, skip: Skip) -> tuple[Inventory, int]:
-    """By suffix alone: nothing is opened that may be no image."""
-    rows, left_out = _Rows(), 0
-
-    def enters(folder: str) -> bool:
-        nonlocal left_out
-        if why := unwanted(folder.rpartition("/")[2]):
-            skip(folder, why)
-            return False
-        meant = patterns.enters(folder)
-        left_out += not meant
-        return meant
-
-    for folder, files in remote.walk(url, enters=enters):
-        for name, facts in files:
-            if why := unwanted(name) or ("" if has_image_suffix(name) else "not an image by its suffix"):
-                skip(folder + name, why)
-            elif not patterns.takes(folder + name):
-                left_out += 1
-            else:
-                size = facts.get("size")
-                rows.add(folder + name, size if isinstance(size, int) else -1, remote.stamp(facts))
-    return rows.inventory("folder", url, url, frozenset()), left_out
+# ---- lists, tar, zip and Parquet files
 
 
-# ---- lists
+def _of_files(found: Recognised, patterns: Patterns, skip: Skip, note: Note) -> Inventory:
+    shorts = [relative(file, found.root) for file in found.files]
+    wanted_shorts = [short for short in shorts if found.kind == "list" or not patterns.closes(short)]
+    if not wanted_shorts:
+        raise ImageError(f"{found.source}: {_nothing(found.kind, 1)}")
+    files = [_joined(found.root, short) for short in wanted_shorts]  # as `locate` calls them
+    copies = remote.copies(files, note=note) if found.is_remote else None
+    here = [copy.path for copy in copies] if copies else files
+    contents = contents_of(found, here, wanted_shorts, root=found.root, note=note)
+    if isinstance(contents, Names):
+        rows = _Rows(found, patterns, skip)
+        for name in contents:
+            rows.take(_named_file(name, found.root, patterns))
+        return rows.inventory("list", found.word, note)
+    stamps = [copy.stamp for copy in copies] if copies else [_mtime(file) for file in files]
+    if found.column is not None:
+        wanted_shorts = [f"{short}#{found.column}" for short in wanted_shorts]
+    return _packed(found, shorts, wanted_shorts, contents, stamps, patterns, skip, note)
 
 
-def _list(named: Named, skip: Skip, note: Note) -> Inventory:
-    (origin,), (file,) = named.origins, named.files
-    return _listed(origin, fixed_part(origin), read_list(named.source, file, note=note), skip)
+def _named_file(name: str, base: str, patterns: Patterns) -> Found | Skipped:
+    """A file that a list names."""
+    if unprintable(name):
+        return Skipped(name, UNPRINTABLE)
+    if not patterns.takes(name):
+        return Skipped(name, LEFT_OUT)
+    file = _joined(base, name)
+    if remote.is_url(file):
+        return Found(name, -1, 0)
+    try:
+        stat = os.stat(file)
+    except (OSError, ValueError) as exc:
+        missing = isinstance(exc, OSError) and exc.errno in (errno.ENOENT, errno.ENOTDIR)
+        why = exc.strerror if isinstance(exc, OSError) else None
+        return Skipped(name, f"cannot be read: {why or exc}", unreachable=not missing)
+    if not modes.S_ISREG(stat.st_mode):
+        return Skipped(name, "not a regular file")
+    return Found(name, stat.st_size, stat.st_mtime_ns)
 
 
-def _listed(root: str, folder: str, names: Iterator[str] | dict[str, None] | Names, skip: Skip) -> Inventory:
-    """Files by name; those behind URLs are taken as they are named, and as unchanged for ever."""
-    rows, out_of_sight = _Rows(), []
-    for name in names:
-        path = join(folder, name)
-        if any(ord(letter) < 32 for letter in name):
-            skip(name, "its name holds control characters; rename it")
-        elif remote.is_url(path):
-            rows.add(name, -1, 0)
-        else:
-            try:
-                stat = os.stat(path)
-            except OSError as exc:
-                skip(name, f"cannot be read: {exc.strerror or exc}")
-                if not isinstance(exc, (FileNotFoundError, NotADirectoryError)):
-                    out_of_sight.append(name)
-            else:
-                rows.add(name, stat.st_size, stat.st_mtime_ns)
-    inventory = rows.inventory("list", root, folder, frozenset(out_of_sight))
-    if not len(inventory.names):
-        raise ImageError(f"{root}: none of the files that it names is there. Names are relative to {folder}.")
-    return inventory
-
-
-# ---- images in larger files
-
-
-def _larger(named: Named, root: str, skip: Skip, note: Note) -> Inventory:
-    labels = [origin[len(root.rstrip("/")) + 1 :] for origin in named.origins]
-    if named.column:
-        labels = [f"{label}#{named.column}" for label in labels]
-    collection = _collection(named, labels, root, skip, note)
-    if isinstance(collection, Files):  # Parquet files of paths
-        word = local_word(named.source)
-        listed = word if remote.is_url(word) else os.path.abspath(word)
-        return _listed(listed, collection.root, collection.names, skip)
-    stamps = np.array([_stamp(*pair) for pair in zip(named.origins, named.files, strict=True)], np.int64)
+def _packed(
+    found: Recognised,
+    containers: Sequence[str],
+    shorts: Sequence[str],
+    members: Sequence[Members],
+    stamps: Sequence[int],
+    patterns: Patterns,
+    skip: Skip,
+    note: Note,
+) -> Inventory:
+    for short, one in zip(shorts, members, strict=True):
+        for name, why in one.left_out:
+            if patterns.takes(f"{short}/{name}"):
+                skip(f"{short}/{name}", why)
+    spans = spans_of(found.source, shorts, members, packing=PACKING[found.kind])
+    sizes = np.concatenate([one.sizes for one in members])
+    stamp_of = np.array(stamps, np.int64)[spans.file_of]
+    if patterns != EVERYTHING:
+        keep = np.array([patterns.takes(name) for name in spans.names], np.bool_)
+        if not keep.all():
+            note(f"{found.source}: {_counted(int((~keep).sum()), 0)} left out by the patterns")
+        if not keep.any():
+            raise ImageError(f"{found.source}: {_nothing(found.kind, 1)}")
+        spans, sizes, stamp_of = spans.only(keep), sizes[keep], stamp_of[keep]
+    column = "" if found.column is None else f"#{found.column}"
     return Inventory(
-        named.kind,
-        root,
-        collection.names,
-        collection.sizes,
-        stamps[collection.file_of],
-        collection,
-        out_of_sight=collection.cut if isinstance(collection, Spans) else frozenset(),
-        larger=frozenset(labels),
+        found.kind,
+        _real(found.root),
+        spans.names,
+        sizes,
+        stamp_of,
+        spans,
+        containers=tuple(f"{container}{column}" for container in containers),
+        out_of_sight=tuple(short for short, one in zip(shorts, members, strict=True) if one.fault),
     )
 
 
-def _collection(named: Named, labels: Sequence[str], root: str, skip: Skip, note: Note):  # type: ignore[no-untyped-def]
-    if named.kind == "tar":
-        return open_tars(named.source, labels, named.files, note=note)
-    if named.kind == "zip":
-        return open_zips(named.source, labels, named.files, skip=skip)
-    return open_parquet(named.source, labels, named.files, column=named.column, root=root, note=note)
+# ---- images known from before
 
 
-def _stamp(origin: str, file: str) -> int:
-    """Of a larger file. The folder of a copy is named by what the server told of it."""
-    if remote.is_url(origin):
-        return int(os.path.basename(os.path.dirname(file))[:15], 16)
-    return os.stat(file).st_mtime_ns
+def locate(kind: str, root: str, name: str) -> Place:
+    """Where an image lies that an earlier inventory named. Raises ImageError without a path."""
+    if kind not in PACKED:
+        return Place(openable(kind, root, name))
+    for path in _above(name)[:-1][::-1]:
+        file, _, column = path.partition("#") if kind == "parquet" else (path, "", "")
+        if kind_of(file) == kind and _exists(f"{root}/{file}"):
+            try:
+                one = _opened(kind, f"{root}/{file}", column or None, _mtime_or_0(f"{root}/{file}"))
+                i = one.names.index(name[len(path) + 1 :])
+                return Place(one.file, int(one.offsets[i]), int(one.spans[i]), PACKING[kind])
+            except ValueError:
+                raise ImageError(f"no longer in its {kind} file") from None
+            except SimclrError as exc:
+                raise ImageError(f"its {kind} file cannot be read") from exc
+    raise ImageError(f"its {kind} file is no longer there")
 
 
-def _chosen(inventory: Inventory, patterns: Patterns, word: str, note: Note) -> Inventory:
-    """What the patterns take of it."""
-    if not patterns:
-        return inventory
-    items = np.flatnonzero([patterns.takes(name) for name in inventory.names])
-    note(f"{word}: {len(inventory.names) - len(items):,} images left out by --include and --exclude")
-    if not len(items):
-        raise ImageError(f"{word}: --include and --exclude leave no image of it. Give others.")
-    return replace(
-        inventory,
-        names=Names.of(inventory.names[i] for i in items.tolist()),
-        sizes=inventory.sizes[items],
-        stamps=inventory.stamps[items],
-        items=items,
-    )
+def openable(kind: str, root: str, name: str) -> str:
+    """A path or URL that a person may open, where there is one; else container and member."""
+    return _joined(base_of(root), name) if kind == "list" else _joined(root, name)
 
 
-# ---- names
+def place_of(path: str) -> Place:
+    """Where the bytes of an image lie that `openable` has named. Raises ImageError without a path."""
+    if not remote.is_url(path) and not os.path.isfile(path):
+        for above in _above(path)[1:-1]:
+            file = above.partition("#")[0]
+            if kind_of(file) in PACKED and os.path.isfile(file):
+                root, _, name = above.rpartition("/")
+                return locate(kind_of(file), root, f"{name}{path[len(above) :]}")
+    return Place(path)
 
 
-def _above(name: str) -> Iterator[str]:
-    """The folders that a relative name lies in, and larger files."""
-    end = name.rfind("/")
-    while end > 0:
-        yield name[:end]
-        end = name.rfind("/", 0, end)
+@lru_cache(4)
+def _opened(kind: str, file: str, column: str | None, mtime: int) -> Members:
+    found = Recognised(file, kind, file, (file,), base_of(file), False, column)
+    here = [remote.copies([file], note=_silent)[0].path] if found.is_remote else [file]
+    contents = contents_of(found, here, ["."], root=found.root, note=_silent)
+    if isinstance(contents, Names):
+        raise ImageError(f"{file}: holds paths now, no images.")
+    return contents[0]
 
 
-def _larger_files(path: str) -> Iterator[str]:
-    """The beginnings of a path that name a larger file, shortest first."""
-    end = path.find("/")
-    while end >= 0:
-        if kind_of(path[:end].partition("#")[0]) in _LARGER:
-            yield path[:end]
-        end = path.find("/", end + 1)
+def _silent(line: str) -> None:
+    """For what was said when the inventory was taken."""
 
 
-@lru_cache(maxsize=8)
-def _opened(file: str, plain: str, column: str | None) -> tuple[Collection, dict[str, int]]:
-    """The images of one larger file, and the number of each by its name in it."""
+def _joined(base: str, name: str) -> str:
+    if remote.is_url(name) or os.path.isabs(name):
+        return name
+    return f"{base.rstrip('/')}/{name}"
 
-    def quiet(*words: str) -> None:
-        """What is wrong with it was said when it was embedded."""
 
-    named = resolve(plain, note=quiet)
-    collection = _collection(replace(named, column=column), [""], fixed_part(plain), quiet, quiet)
-    return collection, {name[1:]: i for i, name in enumerate(collection.names)}
+def _above(name: str) -> list[str]:
+    """A path, the folders that it lies in, and the root: `a/b`, `a`, `.`."""
+    paths = [name]
+    while "/" in name:
+        name = name.rpartition("/")[0]
+        paths.append(name)
+    return [*paths, "."]
+
+
+def _real(root: str) -> str:
+    return root if remote.is_url(root) else os.path.realpath(root)
+
+
+@lru_cache(1024)
+def _remote_exists(url: str) -> bool:
+    return remote.exists(url)
+
+
+def _exists(file: str) -> bool:
+    return _remote_exists(file) if remote.is_url(file) else os.path.exists(file)
+
+
+def _mtime(file: str) -> int:
+    try:
+        return os.stat(file).st_mtime_ns
+    except OSError as exc:
+        raise ImageError(f"{file}: cannot be read ({exc.strerror or exc}).") from exc
+
+
+def _mtime_or_0(file: str) -> int:
+    return 0 if remote.is_url(file) else _mtime(file)

@@ -36,5 +36,16 @@ class Names:
             raise IndexError(i)
         return self.blob[self.starts[i] : self.starts[i + 1] - 1].decode()
 
+    def index(self, name: str) -> int:
+        """The number of a name that holds no line break. Raises ValueError where it is none of these."""
+        wanted = name.encode("utf-8", "surrogateescape")
+        start = self.blob.find(wanted)
+        while start >= 0:
+            i = int(np.searchsorted(self.starts, start, side="right")) - 1
+            if self.starts[i] == start and self.starts[i + 1] == start + len(wanted) + 1:
+                return i
+            start = self.blob.find(wanted, start + 1)
+        raise ValueError(f"{name}: not among these names")
+
     def __iter__(self) -> Iterator[str]:
         return (self[i] for i in range(len(self)))

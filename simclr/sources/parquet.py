@@ -15,7 +15,7 @@ from simclr.artifacts import write_atomically
 from simclr.cache_folder import cache_folder
 from simclr.errors import ConfigError, ImageError, MissingExtra, reason
 from simclr.sources.cache import Note, key_of, load_arrays, needed, save_arrays
-from simclr.sources.collection import Collection, Files, Spans
+from simclr.sources.members import Members
 from simclr.sources.names import Names
 
 _NAMES = (
@@ -28,28 +28,30 @@ _ROWS = 64
 _FORMAT = 1
 
 
-def open_parquet(
-    source: str, labels: Sequence[str], files: Sequence[str], *, column: str | None, root: str, note: Note
-) -> Collection:
-    """`labels` name the files in the names of their images.
+def columns(files: Sequence[str], shorts: Sequence[str], column: str | None) -> tuple[list[str], bool]:
+    """The column of each file to read, and whether they hold paths instead of images.
 
-    `column` may name the one with the images; paths in it are relative to their file's folder, or to `root`. Raises
-    ImageError (a file is missing or damaged, there is no image, the cache has no room), ConfigError (which column?),
-    MissingExtra.
+    `column` may name it; `shorts` are the files' names for messages. Raises ImageError (a file is missing or damaged),
+    ConfigError (which column?), MissingExtra.
     """
     try:
         import pyarrow.parquet  # noqa: F401
     except ImportError as exc:
         raise MissingExtra("pyarrow", "train") from exc
     leaves = [_leaf(file, column) for file in files]
-    if all(is_path for _, is_path in leaves):
-        return _listed(source, files, [leaf for leaf, _ in leaves], root)
-    for short, (leaf, is_path) in zip(labels, leaves, strict=True):
-        if is_path:
+    all_paths = all(is_path for _, is_path in leaves)
+    for short, (leaf, is_path) in zip(shorts, leaves, strict=True):
+        if is_path and not all_paths:
             raise ConfigError(
                 f"{short}: its column {leaf} holds paths, those of other files hold images. Give them apart."
             )
-    packs = [_pack(file, leaf) for file, (leaf, _) in zip(files, leaves, strict=True)]
+    return [leaf for leaf, _ in leaves], all_paths
+
+
+def members(source: str, files: Sequence[str], leaves: Sequence[str], *, note: Note) -> list[Members]:
+    """The images of each file, by row, unpacked to the cache where they are not yet. Raises ImageError (a file is
+    damaged, the cache has no room)."""
+    packs = [_pack(file, leaf) for file, leaf in zip(files, leaves, strict=True)]
     missing = [i for i, pack in enumerate(packs) if not _is_whole(pack)]
     if missing:
         size = sum(os.path.getsize(files[i]) for i in missing)
@@ -58,24 +60,35 @@ def open_parquet(
             f"{cache_folder()}, once"
         )
     for i in missing:
-        _unpack(files[i], leaves[i][0], packs[i])
-    ends_of, rows_of = zip(*map(_index, packs), strict=True)
-    names = [
-        f"{short}/{row}" for short, rows in zip(labels, rows_of, strict=True) for row in rows[:-1].tolist()
-    ]
-    empty = sum(int(rows[-1]) - len(rows) + 1 for rows in rows_of)
+        _unpack(files[i], leaves[i], packs[i])
+    found, empty = [], 0
+    for pack in packs:
+        ends, rows = _index(pack)
+        empty += int(rows[-1]) - len(rows) + 1
+        sizes = np.diff(ends)
+        found.append(
+            Members(f"{pack}.bin", Names.of(map(str, rows[:-1].tolist())), ends[:-1].copy(), sizes, sizes)
+        )
     if empty:
         note(f"{source}: {empty} rows hold no image")
+    return found
+
+
+def paths(source: str, files: Sequence[str], leaves: Sequence[str], root: str) -> Names:
+    """The paths in the rows, relative to `root`; they are relative to their file's folder, or to `root`."""
+    names: dict[str, None] = {}
+    for file, leaf in zip(files, leaves, strict=True):
+        base: str | None = None
+        with _parquet(file) as table:
+            for values in _values(file, table, leaf, rows=65536):
+                for value in filter(None, values):
+                    if base is None:
+                        beside = os.path.dirname(file)
+                        base = beside if os.path.exists(os.path.join(beside, value)) else root
+                    names[os.path.relpath(os.path.join(base, value), root) if base != root else value] = None
     if not names:
-        raise ImageError(f"{source}: none of its rows holds an image. Give files that hold images.")
-    return Spans(
-        source,
-        Names.of(names),
-        tuple(f"{pack}.bin" for pack in packs),
-        np.repeat(np.arange(len(files), dtype=np.int32), [len(ends) - 1 for ends in ends_of]),
-        np.concatenate([ends[:-1] for ends in ends_of]),
-        np.concatenate([np.diff(ends) for ends in ends_of]),
-    )
+        raise ImageError(f"{source}: none of its rows names an image. Give files that do.")
+    return Names.of(names)
 
 
 # ---- which column
@@ -215,19 +228,3 @@ def _unpack(file: str, leaf: str, pack: Path) -> None:
         write_atomically(pack.with_suffix(".bin"), write)
         index = {"ends": np.array(ends, np.int64), "rows": np.array([*rows, count], np.int64)}
         save_arrays(pack.with_suffix(".npz"), index)
-
-
-def _listed(source: str, files: Sequence[str], leaves: Sequence[str], root: str) -> Files:
-    names: dict[str, None] = {}
-    for file, leaf in zip(files, leaves, strict=True):
-        base: str | None = None
-        with _parquet(file) as table:
-            for values in _values(file, table, leaf, rows=65536):
-                for value in filter(None, values):
-                    if base is None:
-                        beside = os.path.dirname(file)
-                        base = beside if os.path.exists(os.path.join(beside, value)) else root
-                    names[os.path.relpath(os.path.join(base, value), root) if base != root else value] = None
-    if not names:
-        raise ImageError(f"{source}: none of its rows names an image. Give files that do.")
-    return Files(source, Names.of(names), root)

@@ -1,12 +1,9 @@
-"""Globs: several files in one word, braces as WebDataset writes them among them; and which images are meant."""
+"""Several files in one word: braces as WebDataset writes them, and globs."""
 
-import fnmatch
 import glob
 import itertools
 import os
 import re
-from dataclasses import dataclass
-from functools import cached_property
 
 from simclr.errors import ConfigError
 
@@ -52,6 +49,11 @@ def has_glob(text: str) -> bool:
     return glob.has_magic(text)
 
 
+def stands_for_several(text: str) -> bool:
+    """Whether a word has a glob or braces in it."""
+    return has_glob(text) or expand_braces(text) != [text]
+
+
 def local_files(text: str) -> list[str]:
     """Absolute paths that a word stands for: braces in the order written, globs sorted. What is missing, too."""
     if os.path.exists(text):  # a name may hold braces
@@ -71,91 +73,3 @@ def short_names(files: list[str]) -> list[str]:
     while all(len(words) > shared and words[shared] == folders[0][shared] for words in folders):
         shared += 1
     return ["/".join(words[shared:]) for words in parts]
-
-
-def fixed_part(word: str) -> str:
-    """The absolute folder, or URL of one, that all files lie in which a word stands for: before its first brace or glob."""
-    first = re.search(r"[{*?\[]", word.partition("://")[2] if "://" in word else word)
-    if "://" in word:
-        start = len(word.partition("://")[0]) + 3
-        fixed = word[: start + first.start()] if first and not os.path.exists(word) else word
-        return fixed.rpartition("/")[0]
-    fixed = word[: first.start()] if first and not os.path.exists(word) else word
-    return os.path.dirname(os.path.abspath(f"{fixed}x"))
-
-
-@dataclass(frozen=True)
-class Patterns:
-    """Which images are meant, by their names relative to their source.
-
-    A pattern without a slash is tried on the file's own name and on that of each folder on its way; one with a slash is
-    tried from the top, and means all that lies below, too. `*` and `?` stop at slashes, `**` stands for any number of
-    folders. Case counts.
-    """
-
-    include: tuple[str, ...] = ()
-    """None: all."""
-    exclude: tuple[str, ...] = ()
-
-    def takes(self, name: str) -> bool:
-        if self._excluded is not None and self._excluded.match(name):
-            return False
-        return self._included is None or self._included.match(name) is not None
-
-    def enters(self, folder: str) -> bool:
-        """Whether anything below a folder may be meant."""
-        return self._excluded is None or self._excluded.match(folder) is None
-
-    def __bool__(self) -> bool:
-        return bool(self.include or self.exclude)
-
-    @cached_property
-    def _included(self) -> re.Pattern[str] | None:
-        return _any_of(self.include)
-
-    @cached_property
-    def _excluded(self) -> re.Pattern[str] | None:
-        return _any_of(self.exclude)
-
-
-ALL = Patterns()
-
-
-def _any_of(patterns: tuple[str, ...]) -> re.Pattern[str] | None:
-    if not patterns:
-        return None
-    return re.compile("|".join(f"(?:{_regex(pattern)})" for pattern in patterns), re.DOTALL)
-
-
-def _regex(pattern: str) -> str:
-    words = pattern.strip("/").split("/")
-    if len(words) == 1 and not pattern.startswith("/"):
-        words = ["**", *words]
-    last = len(words) - 1
-    parts = []
-    for i, word in enumerate(words):
-        if word == "**":
-            parts.append("(?:[^/]+/)*" if i < last else ".*")
-        else:
-            parts.append(_segment(word) + ("/" if i < last else "(?:/.*)?"))
-    return "".join(parts) + r"\Z"
-
-
-def _segment(word: str) -> str:
-    """`*`, `?` and `[...]` of one name, as fnmatch has them, but never a slash."""
-    out, i = "", 0
-    while i < len(word):
-        letter = word[i]
-        i += 1
-        end = word.find("]", i + 1 + (word[i : i + 1] == "!")) if letter == "[" else -1
-        if letter == "*":
-            out += "[^/]*"
-        elif letter == "?":
-            out += "[^/]"
-        elif end > 0:
-            set_ = fnmatch.translate(word[i - 1 : end + 1]).removeprefix("(?s:").removesuffix(r")\Z")
-            out += f"(?!/){set_}"
-            i = end + 1
-        else:
-            out += re.escape(letter)
-    return out

@@ -5,12 +5,11 @@ is written whole or not at all, so that a stopped start goes on with what is the
 """
 
 import os
-import posixpath
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache, partial
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, BinaryIO, NamedTuple, TypeVar
 
 from simclr.artifacts import write_atomically
 from simclr.cache_folder import cache_folder
@@ -20,22 +19,13 @@ from simclr.sources.patterns import expand_braces
 
 T = TypeVar("T")
 
-_TELLING = (
-    "ETag",
-    "etag",
-    "LastModified",
-    "last_modified",
-    "mtime",
-    "modified",
-    "updated",
-    "created",
-    "md5",
-    "sha256",
-)
-"""What file systems of fsspec call that by which a file shows that it has changed."""
-
 _AT_ONCE = 4
 """Files copied at the same time."""
+_TELLING = (
+    "ETag", "etag", "LastModified", "last_modified", "mtime", "modified", "updated", "created", "md5Hash",
+    "content_md5", "VersionId", "generation", "size",
+)  # fmt: skip
+"""What file systems of fsspec call the things that change with a file."""
 
 
 def is_url(text: str) -> bool:
@@ -66,12 +56,18 @@ def inside(url: str) -> list[str]:
     return [files.unstrip_protocol(name) for name in _asked(url, look)]
 
 
-def copies(urls: Sequence[str], *, note: Note) -> list[str]:
-    """Paths of whole copies of these files in the cache. Raises ImageError, ConfigError, MissingExtra."""
+class Copy(NamedTuple):
+    path: str
+    stamp: int
+    """Of the file, as `stamp` makes it."""
+
+
+def copies(urls: Sequence[str], *, note: Note) -> list[Copy]:
+    """Whole copies of these files in the cache. Raises ImageError, ConfigError, MissingExtra."""
     with ThreadPoolExecutor(_AT_ONCE) as pool:
         targets = list(pool.map(_target, urls))
         missing = [
-            (url, *target) for url, target in zip(urls, targets, strict=True) if not target[0].exists()
+            (url, *target[:2]) for url, target in zip(urls, targets, strict=True) if not target[0].exists()
         ]
         if missing:
             size = sum(size or 0 for _, _, size in missing)
@@ -84,7 +80,7 @@ def copies(urls: Sequence[str], *, note: Note) -> list[str]:
         except BaseException:
             pool.shutdown(cancel_futures=True)
             raise
-    return [str(path) for path, _ in targets]
+    return [Copy(str(path), stamp) for path, _, stamp in targets]
 
 
 def read(url: str) -> bytes:
@@ -98,59 +94,63 @@ def read(url: str) -> bytes:
         raise ImageError(f"cannot be read: {reason(exc)}") from exc
 
 
-def fetch(url: str, *, limit: int) -> bytes:
-    """The bytes of a file of at most `limit` bytes, straight from its server: embedding reads each file once, and a bucket
-    may be larger than the disk. Raises ImageError without the path."""
-    try:
-        files, path = _open(url)
-        size = _asked(url, lambda: files.info(path)).get("size")
-        if isinstance(size, int) and size > limit:
-            raise ImageError(f"too large: {size:,} bytes is above the limit of {limit:,}")
-        data: bytes = _asked(url, lambda: files.cat_file(path))
-        return data
-    except SimclrError as exc:
-        raise ImageError(f"cannot be read: {reason(exc).removeprefix(f'{url}: ')}") from exc
-
-
-def walk(
-    url: str, *, enters: Callable[[str], bool]
-) -> Iterator[tuple[str, list[tuple[str, dict[str, Any]]]]]:
-    """Folders below a URL, depth first in code-point order, each relative to it with the names and facts of its files."""
+def stream(url: str) -> BinaryIO:
+    """A file to read from as it is now, without a copy. Raises ImageError, ConfigError, MissingExtra."""
     files, path = _open(url)
-    top = path.rstrip("/")
-
-    def look(folder: str) -> Iterator[tuple[str, list[tuple[str, dict[str, Any]]]]]:
-        entries = _asked(url, lambda: files.ls(f"{top}/{folder}" if folder else top, detail=True))
-        inner: list[str] = []
-        here: list[tuple[str, dict[str, Any]]] = []
-        for entry in entries:
-            name = posixpath.basename(str(entry["name"]).rstrip("/"))
-            if entry.get("type") == "directory":
-                inner.append(name)
-            elif name:
-                here.append((name, entry))
-        yield folder, sorted(here, key=lambda file: file[0])
-        for name in sorted(inner):
-            if enters(folder + name):
-                yield from look(f"{folder}{name}/")
-
-    yield from look("")
+    opened: BinaryIO = _asked(url, lambda: files.open(path, "rb"))
+    return opened
 
 
-def stamp(facts: dict[str, Any]) -> int:
-    """A number that changes when what a server says of a file does; 0 where it says nothing that would."""
-    told = sorted((key, str(facts[key])) for key in _TELLING if facts.get(key) is not None)
-    return int(key_of(told)[:15], 16) if told else 0
+class Entry(NamedTuple):
+    """A file or folder in a remote folder."""
+
+    name: str
+    is_folder: bool
+    size: int
+    """Bytes; -1 where the server does not say."""
+    stamp: int
 
 
-def _target(url: str) -> tuple[Path, int | None]:
-    """Where the copy of a file belongs, and its size in bytes where the server says it."""
+def entries(url: str) -> list[Entry]:
+    """What lies directly in a remote folder, by name; empty if it is no folder. Raises ImageError, ConfigError."""
+    files, path = _open(url)
+
+    def look() -> list[dict[str, Any]]:
+        files.invalidate_cache(path)
+        return list(files.ls(path, detail=True))
+
+    start = path.rstrip("/") + "/"
+    found = {}
+    for info in _asked(url, look):
+        name = str(info["name"]).rstrip("/")
+        if name.startswith(start) and "/" not in (rest := name[len(start) :]) and rest:
+            size = info.get("size")
+            size = size if isinstance(size, int) else -1
+            found[rest] = Entry(rest, info.get("type") == "directory", size, stamp(info))
+    return [found[name] for name in sorted(found)]
+
+
+def stamp(info: dict[str, Any]) -> int:
+    """A number of 63 bits that changes when what the server tells of a file does; 0 if it tells nothing."""
+    told = [f"{key}={info[key]}" for key in _TELLING if info.get(key) is not None]
+    return int(key_of(*told)[:16], 16) >> 1 if told else 0
+
+
+def exists(url: str) -> bool:
+    """Raises ImageError where the server does not answer."""
+    files, path = _open(url)
+    return bool(_asked(url, lambda: files.exists(path)))
+
+
+def _target(url: str) -> tuple[Path, int | None, int]:
+    """Where the copy of a file belongs, its size in bytes where the server says it, and its stamp."""
     files, path = _open(url)
     info = _asked(url, lambda: files.info(path))
     told = sorted((key, str(value)) for key, value in info.items())
     name = os.path.basename(path.rstrip("/").partition("?")[0])
     size = info.get("size")
-    return cache_folder() / "copies" / key_of(url, told) / name, size if isinstance(size, int) else None
+    target = cache_folder() / "copies" / key_of(url, told) / name
+    return target, size if isinstance(size, int) else None, stamp(info)
 
 
 def _copy(url: str, path: Path, size: int | None) -> None:

@@ -5,20 +5,22 @@ Takes a folder; gives `Found` files in the order of their paths, and `Skipped` o
 
 - a file with an image's suffix counts; any other file counts if its first bytes are an image's;
 - hidden files and folders, and the thumbnails that NAS boxes leave about, are skipped;
-- links to folders are not followed (no loops) unless asked for, and then not where they lead back; links to files are.
+- links to files are followed; links to folders only where that is asked for, and never in a loop.
 """
 
 import os
+import stat as modes
 import unicodedata
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from simclr.errors import ImageError
 from simclr.images import HEAD_BYTES, SUFFIXES, sniff
-from simclr.sources import places
-from simclr.sources.patterns import ALL, Patterns
-from simclr.sources.places import Place
+from simclr.sources.filters import EVERYTHING, Patterns
+
+FILE_LIMIT = 1 << 30
+"""Largest file read, in bytes."""
 
 _LITTER = frozenset(("@eaDir", "__MACOSX", "Thumbs.db", "desktop.ini"))
 _NOT_IN_NAMES = frozenset(("Cc", "Cs", "Zl", "Zp"))
@@ -28,8 +30,12 @@ Not `isprintable`, which also refuses the narrow space in the names of macOS scr
 """
 
 
-@dataclass(frozen=True)
-class Found:
+UNPRINTABLE = "its name holds control characters or is not UTF-8; rename it"
+LEFT_OUT = "left out by a pattern"
+"""The reason of those; such a folder's path ends with a slash, and nothing below it is named."""
+
+
+class Found(NamedTuple):
     path: str
     """Relative to the root, with forward slashes."""
     size: int
@@ -37,33 +43,24 @@ class Found:
     mtime_ns: int
 
 
-@dataclass(frozen=True)
-class Skipped:
+class Skipped(NamedTuple):
     path: str
     reason: str
     unreachable: bool = False
     """The operating system refused: what lies there is unknown, not gone."""
 
 
-@dataclass(frozen=True)
-class LeftOut:
-    """By a pattern: the user's own choice."""
-
-    path: str
-
-
 def scan(
-    root: Path, *, patterns: Patterns = ALL, follow_links: bool = False
-) -> Iterator[Found | Skipped | LeftOut]:
+    root: Path, *, patterns: Patterns = EVERYTHING, follow_links: bool = False
+) -> Iterator[Found | Skipped]:
     """Walk a folder depth first, names in code-point order, so that two walks of one tree agree.
 
-    `follow_links`: also into folders that are links. Raises ImageError if `root` is no folder.
+    With `follow_links`, links to folders are walked into, unless they lead back to a folder on the way there. Raises ImageError if `root` is no folder.
     """
     if not root.is_dir():
         what = "not a folder" if root.exists() else "no such folder"
         raise ImageError(f"{root}: {what}. Give a folder of images.")
-    above = (_identity(os.stat(root)),) if follow_links else None
-    yield from _walk(os.fspath(root), "", patterns, above)
+    return _walk(os.fspath(root), patterns, follow_links)
 
 
 def list_images(root: Path) -> list[str]:
@@ -80,21 +77,18 @@ def unwanted(name: str) -> str | None:
         return "hidden"
     if name in _LITTER:
         return "not part of the collection"
-    if not (name.isascii() and name.isprintable()) and any(  # letter by letter takes microseconds a name
+    return UNPRINTABLE if unprintable(name) else None
+
+
+def unprintable(name: str) -> bool:
+    """Whether a name holds control characters, or bytes that are no UTF-8."""
+    return not (name.isascii() and name.isprintable()) and any(  # letter by letter takes microseconds a name
         unicodedata.category(letter) in _NOT_IN_NAMES for letter in name
-    ):
-        return "its name holds control characters or is not UTF-8; rename it"
-    return None
+    )
 
 
 def has_image_suffix(name: str) -> bool:
     return name[name.rfind(".") :].lower() in SUFFIXES
-
-
-def is_image_member(name: str) -> bool:
-    """Whether a member of a tar or zip is an image by its suffix, and neither hidden nor litter."""
-    words = [word for word in name.split("/") if word not in ("", ".")]
-    return bool(words) and has_image_suffix(words[-1]) and not any(map(unwanted, words))
 
 
 def begins_as_image(path: str) -> bool:
@@ -105,69 +99,102 @@ def begins_as_image(path: str) -> bool:
 
 def read(root: Path, path: str) -> bytes:
     """The bytes of one listed file. Raises ImageError with the reason if it cannot be read."""
-    return places.read(Place(os.path.join(root, path)))
+    try:
+        with open(root / path, "rb") as file:
+            if (size := os.fstat(file.fileno()).st_size) > FILE_LIMIT:
+                raise ImageError(f"too large: {size:,} bytes is above the limit of {FILE_LIMIT:,}")
+            return file.read()
+    except OSError as exc:
+        raise ImageError(f"cannot be read: {exc.strerror or exc}") from exc
 
 
-Above = tuple[tuple[int, int], ...]
-"""Device and inode of each folder on the way from the root."""
+class _Level(NamedTuple):
+    """A folder that is being walked."""
+
+    prefix: str
+    names: Iterator[str]
+    folders: set[str]
+    links: set[str]
+    identity: tuple[int, int]
+    """Device and inode; zeros where links are not followed."""
 
 
-def _walk(
-    folder: str, prefix: str, patterns: Patterns, above: Above | None
-) -> Iterator[Found | Skipped | LeftOut]:
-    """`above` is None where links to folders are not followed."""
+def _walk(top: str, patterns: Patterns, follow: bool) -> Iterator[Found | Skipped]:
+    levels: list[_Level] = []  # no recursion: folders may lie deeper than Python's stack
+    entered: _Level | Skipped | None = _enter(top, "", follow)
+    while True:
+        if isinstance(entered, Skipped):
+            yield entered
+        elif entered is not None:
+            levels.append(entered)
+        entered = None
+        if not levels:
+            return
+        prefix, names, folders, links, _ = levels[-1]
+        for name in names:
+            path = prefix + name
+            whole = f"{top}/{path}"
+            linked = name in links
+            if why := unwanted(name):
+                yield Skipped(path, why)
+            elif name in folders or (linked and os.path.isdir(whole)):
+                if patterns.closes(path):
+                    yield Skipped(path + "/", LEFT_OUT)
+                elif linked and not follow:
+                    yield Skipped(path, "link to a folder")
+                elif follow and (back := _way_back(whole, levels)) is not None:
+                    yield Skipped(path, f"link that leads back to {back}")
+                else:
+                    entered = _enter(whole, path + "/", follow)
+                    break
+            elif not patterns.takes(path):
+                yield Skipped(path, LEFT_OUT)
+            else:
+                yield _file(whole, path)
+        else:
+            levels.pop()
+
+
+def _enter(folder: str, prefix: str, follow: bool) -> _Level | Skipped:
+    names: list[str] = []  # a million DirEntry objects would take 0.3 GB
+    folders: set[str] = set()
+    links: set[str] = set()
     try:
         with os.scandir(folder) as entries:
-            ordered = sorted(entries, key=lambda entry: entry.name)
+            for entry in entries:
+                names.append(entry.name)
+                if entry.is_symlink():
+                    links.add(entry.name)
+                elif entry.is_dir(follow_symlinks=False):
+                    folders.add(entry.name)
+        identity = _identity(folder) if follow else (0, 0)
     except OSError as exc:
-        yield Skipped(
-            prefix.rstrip("/") or ".", f"folder cannot be listed: {exc.strerror or exc}", unreachable=True
-        )
-        return
-    for entry in ordered:
-        path = prefix + entry.name
-        if why := unwanted(entry.name):
-            yield Skipped(path, why)
-        elif entry.is_dir(follow_symlinks=False) or (entry.is_symlink() and os.path.isdir(entry.path)):
-            if not patterns.enters(path):
-                yield LeftOut(path)
-            else:
-                yield from _enter(entry, path, patterns, above)
-        elif not patterns.takes(path):
-            yield LeftOut(path)
-        else:
-            yield _file(entry, path)
+        path = prefix.rstrip("/") or "."
+        return Skipped(path, f"folder cannot be listed: {exc.strerror or exc}", unreachable=True)
+    names.sort()
+    return _Level(prefix, iter(names), folders, links, identity)
 
 
-def _enter(
-    entry: os.DirEntry[str], path: str, patterns: Patterns, above: Above | None
-) -> Iterator[Found | Skipped | LeftOut]:
-    if above is None and entry.is_symlink():
-        yield Skipped(path, "link to a folder")
-        return
-    if above is not None:
-        try:
-            here = _identity(entry.stat())
-        except OSError as exc:
-            yield Skipped(path, f"cannot be read: {exc.strerror or exc}", unreachable=True)
-            return
-        if here in above:
-            yield Skipped(path, "link to a folder that it lies in")
-            return
-        above = (*above, here)
-    yield from _walk(entry.path, path + "/", patterns, above)
+def _way_back(folder: str, levels: list[_Level]) -> str | None:
+    """The folder on the way here that this one is."""
+    try:
+        identity = _identity(folder)
+    except OSError:  # entering it says why
+        return None
+    return next((level.prefix.rstrip("/") or "." for level in levels if level.identity == identity), None)
 
 
-def _identity(stat: os.stat_result) -> tuple[int, int]:
+def _identity(folder: str) -> tuple[int, int]:
+    stat = os.stat(folder)
     return stat.st_dev, stat.st_ino
 
 
-def _file(entry: os.DirEntry[str], path: str) -> Found | Skipped:
+def _file(whole: str, path: str) -> Found | Skipped:
     try:
-        stat = entry.stat()
-        if not os.path.isfile(entry.path):
+        stat = os.stat(whole)
+        if not modes.S_ISREG(stat.st_mode):
             return Skipped(path, "not a regular file")
-        if not has_image_suffix(entry.name) and not begins_as_image(entry.path):
+        if not has_image_suffix(path) and not begins_as_image(whole):
             return Skipped(path, "not an image of a known format")
     except OSError as exc:
         return Skipped(path, f"cannot be read: {exc.strerror or exc}", unreachable=True)

@@ -1,6 +1,7 @@
 """The page is one file, says what it shows, and runs nothing that a file name brings along."""
 
 import base64
+import tarfile
 from html.parser import HTMLParser
 from io import BytesIO
 from pathlib import Path
@@ -111,3 +112,15 @@ def test_the_page_is_written_as_given(photo, tmp_path):
 def test_a_page_that_cannot_be_written_is_named(tmp_path):
     with pytest.raises(ArtifactError, match=r"out\.html: cannot be written"):
         write_gallery(tmp_path / "no folder" / "out.html", [], title="t")
+
+
+def test_an_image_in_a_tar_has_a_thumbnail_too(photos: Path, tmp_path: Path):
+    with tarfile.open(tmp_path / "x.tar", "w") as tar:
+        tar.add(photos / "warm" / "red_dark.png", arcname="in/red.png")
+    page = gallery(
+        [(str(photos / "warm" / "red_dark.png"), [Hit(f"{tmp_path}/x.tar/in/red.png", 1.0, 0)])], title="t"
+    )
+    assert page.count("data:image/jpeg;base64,") == 2
+    assert "no longer there" not in page
+    page = gallery([("q", [Hit(f"{tmp_path}/x.tar/in/none.png", 1.0, 0)])], title="t")
+    assert page.count("no longer there") == 2

@@ -1,7 +1,7 @@
-"""What embedding learns of a source: names, sizes, stamps, and places from which the very bytes come."""
+"""What an inventory of each kind of source says, against os.stat and the bytes themselves."""
 
 import os
-import zipfile
+import pickle
 from collections.abc import Callable
 from pathlib import Path
 
@@ -10,292 +10,457 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from test_tar import write_tar
+from test_zips import write_zip
 
 from simclr.errors import ConfigError, ImageError
-from simclr.sources import ALL, Inventory, Patterns, openable, place_of, read_place, take_inventory
+from simclr.sources import Inventory, Patterns, locate, openable, read_place, remote, take_inventory, walk
+
+
+class Told:
+    """What an inventory said on its way."""
+
+    def __init__(self) -> None:
+        self.skipped: dict[str, str] = {}
+        self.notes: list[str] = []
+
+    def take(self, word: object, *, patterns: Patterns = Patterns(), follow_links: bool = False) -> Inventory:  # noqa: B008
+        return take_inventory(
+            str(word),
+            patterns=patterns,
+            follow_links=follow_links,
+            skip=self.skipped.__setitem__,
+            note=self.notes.append,
+        )
 
 
 @pytest.fixture
-def take() -> Callable[..., Inventory]:
-    """An inventory; what is skipped goes into `take.skipped`, notes into `take.notes`."""
-
-    def take(word: object, **options: object) -> Inventory:
-        options = {"patterns": ALL} | options
-        return take_inventory(
-            str(word),
-            skip=lambda path, reason: take.skipped.append((path, reason)),
-            note=take.notes.append,
-            **options,
-        )
-
-    take.skipped, take.notes = [], []
-    return take
+def told() -> Told:
+    return Told()
 
 
-def read_all(inventory: Inventory) -> dict[str, bytes]:
-    return {name: read_place(inventory.place(i)) for i, name in enumerate(inventory.names)}
+@pytest.fixture
+def tree(tmp_path: Path) -> Path:
+    root = tmp_path / "tree"
+    for name in ("b.png", "a/z.jpg", "a/b/c.png", "a.png", "ä.webp"):
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_bytes(name.encode() * 3)
+    return root
 
 
-def fill(folder: Path, blobs: dict[str, bytes]) -> Path:
-    for name, data in blobs.items():
-        (folder / name).parent.mkdir(parents=True, exist_ok=True)
-        (folder / name).write_bytes(data)
-    return folder
+ORDER = ["a/b/c.png", "a/z.jpg", "a.png", "b.png", "ä.webp"]
 
 
-def write_zip(path: Path, blobs: dict[str, bytes], method: int = zipfile.ZIP_DEFLATED) -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with zipfile.ZipFile(path, "w", method) as opened:
-        for name, data in blobs.items():
-            opened.writestr(name, data)
-    return path
-
-
-TREE = {"b/2.jpg": b"two", "b/1.jpg": b"one", "a.jpg": b"", "b/c/3.png": b"three"}
+def read_all(taken: Inventory) -> dict[str, bytes]:
+    """By place, which must be the one found again by name."""
+    for i, name in enumerate(taken.names):
+        assert locate(taken.kind, taken.root, name) == taken.place(i)
+    return {name: read_place(taken.place(i)) for i, name in enumerate(taken.names)}
 
 
 # ---- folders
 
 
-def test_a_folder_gives_names_in_order_with_size_and_time(take, tmp_path):
-    root = fill(tmp_path / "photos", TREE)
-    inventory = take(root)
-    assert list(inventory.names) == ["a.jpg", "b/1.jpg", "b/2.jpg", "b/c/3.png"]
-    assert inventory.sizes.tolist() == [0, 3, 3, 5]
-    assert inventory.stamps.tolist() == [(root / name).stat().st_mtime_ns for name in inventory.names]
-    assert (inventory.kind, inventory.root) == ("folder", str(root))
-    assert read_all(inventory) == {name: TREE[name] for name in inventory.names}
+def test_a_folder_gives_names_in_order_with_size_and_time(tree: Path, told: Told) -> None:
+    taken = told.take(tree)
+    assert (taken.kind, taken.root, list(taken.names)) == ("folder", str(tree), ORDER)
+    assert taken.sizes.tolist() == [(tree / name).stat().st_size for name in ORDER]
+    assert taken.stamps.tolist() == [(tree / name).stat().st_mtime_ns for name in ORDER]
+    assert read_all(taken) == {name: name.encode() * 3 for name in ORDER}
+    assert (told.skipped, told.notes) == ({}, [])
+    assert openable("folder", taken.root, "a/z.jpg") == str(tree / "a" / "z.jpg")
 
 
-def test_a_folder_named_by_a_link_has_the_root_of_the_folder(take, tmp_path):
-    root = fill(tmp_path / "photos", TREE)
-    (tmp_path / "link").symlink_to(root)
-    assert take(tmp_path / "link").root == str(root)
+def test_a_folder_has_the_same_root_by_whatever_way(
+    tree: Path, told: Told, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tree.parent / "way").symlink_to(tree)
+    monkeypatch.chdir(tree.parent)
+    words = ("tree", "./tree/", "way", f"file://{tree}", "tree/../way")
+    assert {told.take(word).root for word in words} == {str(tree)}
 
 
-def test_what_is_skipped_is_told_with_its_reason(take, tmp_path):
-    root = fill(tmp_path / "photos", TREE | {".hidden.jpg": b"x", "note.txt": b"no image"})
-    os.symlink(root / "b", root / "loop")
-    take(root)
-    assert take.skipped == [
-        (".hidden.jpg", "hidden"),
-        ("loop", "link to a folder"),
-        ("note.txt", "not an image of a known format"),
-    ]
+def test_a_change_shows_in_size_or_stamp_and_only_there(tree: Path, told: Told) -> None:
+    before = told.take(tree)
+    (tree / "b.png").write_bytes(b"longer than before")
+    os.utime(tree / "a.png", ns=(1, 1))
+    after = told.take(tree)
+    assert [
+        before.names[i]
+        for i in range(5)
+        if (before.sizes[i], before.stamps[i]) != (after.sizes[i], after.stamps[i])
+    ] == ["a.png", "b.png"]
 
 
-def test_links_to_folders_are_followed_where_asked_but_not_in_circles(take, tmp_path):
-    root = fill(tmp_path / "photos", TREE)
-    other = fill(tmp_path / "other", {"x.jpg": b"x"})
-    (root / "b" / "up").symlink_to(root)
-    (root / "elsewhere").symlink_to(other)
-    (other / "back").symlink_to(root / "b")
-    inventory = take(root, follow_links=True)
-    assert list(inventory.names) == [
-        "a.jpg",
-        "b/1.jpg",
-        "b/2.jpg",
-        "b/c/3.png",
-        "elsewhere/back/1.jpg",
-        "elsewhere/back/2.jpg",
-        "elsewhere/back/c/3.png",
-        "elsewhere/x.jpg",
-    ]
-    reason = "link to a folder that it lies in"
-    assert take.skipped == [("b/up", reason), ("elsewhere/back/up", reason)]
+def test_an_inventory_travels_to_other_processes(tree: Path, told: Told) -> None:
+    taken = pickle.loads(pickle.dumps(told.take(tree)))
+    assert read_all(taken)["a.png"] == b"a.png" * 3
+    assert taken.gone("x.png")
 
 
-def test_patterns_choose_and_say_how_much_they_leave_out(take, tmp_path):
-    root = fill(tmp_path / "photos", TREE)
-    inventory = take(root, patterns=Patterns(("*.jpg",), ("b/1.*",)))
-    assert list(inventory.names) == ["a.jpg", "b/2.jpg"]
-    assert read_all(inventory) == {"a.jpg": b"", "b/2.jpg": b"two"}
-    assert take.notes == [f"{root}: 2 files and folders left out by --include and --exclude"]
-    assert take.skipped == []
+def test_left_out_files_are_told_with_the_reason(tree: Path, told: Told) -> None:
+    (tree / ".h.png").write_bytes(b"")
+    (tree / "zz.txt").write_bytes(b"hello")
+    assert list(told.take(tree).names) == ORDER
+    assert told.skipped == {".h.png": "hidden", "zz.txt": "not an image of a known format"}
 
 
-def test_an_excluded_folder_is_not_even_listed(take, tmp_path, monkeypatch):
-    root = fill(tmp_path / "photos", TREE)
-    listed, scandir = [], os.scandir
-    monkeypatch.setattr(os, "scandir", lambda path: listed.append(str(path)) or scandir(path))
-    take(root, patterns=Patterns(exclude=("b",)))
-    assert listed == [str(root)]
+def test_a_folder_without_images_is_an_error_that_tells_what_was_skipped(tmp_path: Path, told: Told) -> None:
+    (tmp_path / "d").mkdir()
+    (tmp_path / "d" / "a.txt").write_bytes(b"hello")
+    with pytest.raises(ImageError, match=r"d: no image found in it or below"):
+        told.take(tmp_path / "d")
+    assert told.skipped == {"a.txt": "not an image of a known format"}
 
 
-def test_patterns_that_leave_nothing_are_an_error(take, tmp_path):
-    root = fill(tmp_path / "photos", TREE)
-    with pytest.raises(ImageError, match="leave no image of it"):
-        take(root, patterns=Patterns(("*.gif",)))
+def test_links_to_folders_are_followed_only_where_asked(tree: Path, tmp_path: Path, told: Told) -> None:
+    outside = tmp_path / "outside"
+    outside.mkdir()
+    (outside / "o.png").write_bytes(b"o")
+    (tree / "link").symlink_to(outside)
+    (tree / "twice").symlink_to(outside)
+    assert list(told.take(tree).names) == ORDER
+    assert told.skipped == {"link": "link to a folder", "twice": "link to a folder"}
+    told.skipped.clear()
+    taken = told.take(tree, follow_links=True)
+    assert list(taken.names) == [*ORDER[:4], "link/o.png", "twice/o.png", "ä.webp"]
+    assert told.skipped == {}
 
 
-def test_a_file_below_a_folder_that_cannot_be_listed_is_not_gone(take, tmp_path, monkeypatch):
-    root = fill(tmp_path / "photos", TREE)
-    scandir = os.scandir
+def test_links_that_lead_back_are_skipped(tree: Path, told: Told) -> None:
+    (tree / "a" / "up").symlink_to(tree)
+    (tree / "a" / "b" / "self").symlink_to(".")
+    (tree / "a" / "b" / "a").symlink_to("..")
+    (tree / "side").symlink_to("a/b")
+    taken = told.take(tree, follow_links=True)
+    assert list(taken.names) == [*ORDER[:4], "side/a/z.jpg", "side/c.png", "ä.webp"]
+    assert told.skipped == {
+        "a/up": "link that leads back to .",
+        "a/b/self": "link that leads back to a/b",
+        "a/b/a": "link that leads back to a",
+        "side/self": "link that leads back to side",
+        "side/a/b": "link that leads back to side",
+        "side/a/up": "link that leads back to .",
+    }
 
-    def fails(path):
-        if str(path).endswith("/b"):
-            raise OSError(5, "Input/output error")
+
+def test_folders_deeper_than_the_stack_of_python_are_walked(
+    tmp_path: Path, told: Told, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    depth = 1200
+    monkeypatch.chdir(tmp_path)  # the test goes elsewhere, and is brought back
+    (tmp_path / "d").mkdir()
+    here = os.open(tmp_path / "d", os.O_RDONLY)
+    for _ in range(depth):
+        os.mkdir("a", dir_fd=here)
+        here, before = os.open("a", os.O_RDONLY, dir_fd=here), here
+        os.close(before)
+    os.close(os.open("x.png", os.O_CREAT, dir_fd=here))
+    os.close(here)
+    try:
+        assert list(told.take(tmp_path / "d").names) == ["a/" * depth + "x.png"]
+    finally:  # pytest would remove it with a function that calls itself
+        os.chdir(tmp_path / "d")
+        for _ in range(depth - 1):
+            os.rename("a/a", "b")
+            os.rmdir("a")
+            os.rename("b", "a")
+
+
+def test_excluded_folders_are_not_walked_into(
+    tree: Path, told: Told, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looked: list[str] = []
+    real = walk._enter
+
+    def enter(folder: str, prefix: str, follow: bool) -> object:
+        looked.append(prefix)
+        return real(folder, prefix, follow)
+
+    monkeypatch.setattr(walk, "_enter", enter)
+    taken = told.take(tree, patterns=Patterns(exclude=("a/b", "*.webp")))
+    assert list(taken.names) == ["a/z.jpg", "a.png", "b.png"]
+    assert looked == ["", "a/"]
+    assert told.skipped == {}
+    assert told.notes == [f"{tree}: 1 files and 1 folders left out by the patterns"]
+    assert taken.gone("a/b/c.png") and taken.gone("ä.webp")
+
+
+def test_patterns_that_leave_nothing_are_an_error(tree: Path, told: Told) -> None:
+    with pytest.raises(ImageError, match=r"the patterns leave no image in it. Mend --include or --exclude.$"):
+        told.take(tree, patterns=Patterns(include=("*.gif",)))
+
+
+def test_what_the_system_refuses_is_out_of_sight_and_not_gone(
+    tree: Path, told: Told, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scandir, stat = os.scandir, os.stat
+
+    def refuses(path: str) -> object:
+        if path.endswith("a/b"):
+            raise PermissionError(13, "Permission denied")
         return scandir(path)
 
-    monkeypatch.setattr(os, "scandir", fails)
-    inventory = take(root)
-    assert [inventory.gone(name) for name in ("b/1.jpg", "b/c/3.png", "bb/1.jpg", "z.jpg")] == [
-        False,
-        False,
-        True,
-        True,
-    ]
+    def refuses_one(path: str, **how: bool) -> os.stat_result:
+        if str(path).endswith("/b.png"):
+            raise OSError(5, "Input/output error")
+        return stat(path, **how)
+
+    with monkeypatch.context() as within:
+        within.setattr(walk.os, "scandir", refuses)
+        within.setattr(walk.os, "stat", refuses_one)
+        taken = told.take(tree)
+    assert list(taken.names) == ["a/z.jpg", "a.png", "ä.webp"]
+    assert told.skipped == {
+        "a/b": "folder cannot be listed: Permission denied",
+        "b.png": "cannot be read: Input/output error",
+    }
+    assert [name for name in ("a/b/c.png", "a/b/d/e.png", "b.png") if taken.gone(name)] == []
+    assert [name for name in ("a/bc.png", "a/b2/c.png", "xb.png") if not taken.gone(name)] == []
 
 
 # ---- lists
 
 
-def test_a_list_gives_the_files_that_are_there(take, tmp_path):
-    root = fill(tmp_path / "photos", TREE)
-    list_ = tmp_path / "some.txt"
-    list_.write_text(f"# remark\nphotos/b/1.jpg\n{root}/a.jpg\nphotos/none.jpg\n")
-    inventory = take(list_)
-    assert (inventory.kind, inventory.root) == ("list", str(list_))
-    assert read_all(inventory) == {"photos/b/1.jpg": b"one", f"{root}/a.jpg": b""}
-    assert inventory.sizes.tolist() == [3, 0]
-    assert take.skipped == [("photos/none.jpg", "cannot be read: No such file or directory")]
-    assert inventory.gone("photos/none.jpg") and inventory.gone("photos/b/2.jpg")
+def test_a_list_gives_what_it_names_as_it_names_it(tree: Path, tmp_path: Path, told: Told) -> None:
+    url = "memory://inventory/u.png"
+    fsspec.filesystem("memory").pipe_file("/inventory/u.png", b"u")
+    (tmp_path / "some.txt").write_text(
+        f"tree/b.png\n{tree}/a.png\ngone.png\ntree\n{url}\ntree/b.png/x.png\nbell\x07.png\n"
+    )
+    taken = told.take(tmp_path / "some.txt")
+    assert (taken.kind, taken.root) == ("list", str(tmp_path / "some.txt"))
+    assert list(taken.names) == ["tree/b.png", f"{tree}/a.png", url]
+    assert taken.sizes.tolist() == [15, 15, -1]
+    stat = (tree / "b.png").stat()
+    assert (taken.stamps[0], taken.stamps[2]) == (stat.st_mtime_ns, 0)
+    assert told.skipped == {
+        "gone.png": "cannot be read: No such file or directory",
+        "tree": "not a regular file",
+        "tree/b.png/x.png": "cannot be read: Not a directory",
+        "bell\x07.png": "its name holds control characters or is not UTF-8; rename it",
+    }
+    assert read_all(taken) == {"tree/b.png": b"b.png" * 3, f"{tree}/a.png": b"a.png" * 3, url: b"u"}
+    assert taken.gone("gone.png") and taken.gone("never.png")
+    assert openable("list", taken.root, "tree/b.png") == str(tree / "b.png")
+    assert openable("list", taken.root, url) == url
 
 
-def test_a_list_of_urls_asks_no_server(take, tmp_path):
-    list_ = tmp_path / "some.txt"
-    list_.write_text("http://127.0.0.1:9/a.jpg\n")
-    inventory = take(list_)
-    assert (inventory.sizes.tolist(), inventory.stamps.tolist()) == ([-1], [0])
-    assert inventory.place(0).file == "http://127.0.0.1:9/a.jpg"
+def test_a_list_of_nothing_that_is_there_is_an_error(tmp_path: Path, told: Told) -> None:
+    (tmp_path / "some.txt").write_text("gone.png\n")
+    with pytest.raises(ImageError, match=r"some.txt: none of the files it names can be found. Mend its"):
+        told.take(tmp_path / "some.txt")
 
 
-def test_a_list_whose_files_are_all_missing_says_where_it_looked(take, tmp_path):
-    (tmp_path / "some.txt").write_text("a.jpg\n")
-    with pytest.raises(ImageError, match=rf"Names are relative to {tmp_path}\.$"):
-        take(tmp_path / "some.txt")
+@pytest.mark.parametrize("word", ["q.parquet", "q*.parquet", "{q,r}.parquet", "q.parquet#path"])
+def test_parquet_files_of_paths_are_a_list(tree: Path, told: Told, word: str) -> None:
+    for name in ("q", "r"):
+        pq.write_table(pa.table({"path": ["b.png", "a/z.jpg"]}), tree / f"{name}.parquet")
+    taken = told.take(tree / word)
+    assert (taken.kind, taken.root) == ("list", str(tree / word.partition("#")[0]))
+    assert read_all(taken) == {"b.png": b"b.png" * 3, "a/z.jpg": b"a/z.jpg" * 3}
 
 
-# ---- larger files
+def test_a_folder_of_parquet_files_of_paths_is_what_they_are_relative_to(
+    tree: Path, tmp_path: Path, told: Told
+) -> None:
+    (tmp_path / "meta" / "x").mkdir(parents=True)
+    pq.write_table(pa.table({"path": ["../tree/b.png"]}), tmp_path / "meta" / "x" / "q.parquet")
+    taken = told.take(tmp_path / "meta")
+    assert (taken.kind, taken.root) == ("list", str(tmp_path / "meta"))
+    assert read_all(taken) == {"../tree/b.png": b"b.png" * 3}
 
 
-def test_tars_zips_and_parquet_files_give_the_bytes_of_the_folder(take, tmp_path, blobs):
-    halves = dict(list(blobs.items())[:20]), dict(list(blobs.items())[20:])
-    for i, half in enumerate(halves):
-        write_tar(tmp_path / "t" / f"{i}.tar", half)
-        write_zip(tmp_path / "z" / f"{i}.zip", half)
-        table = pa.table({"image": [{"bytes": data, "path": name} for name, data in half.items()]})
-        (tmp_path / "p").mkdir(exist_ok=True)
-        pq.write_table(table, tmp_path / "p" / f"{i}.parquet")
-    for kind, folder in (("tar", "t"), ("zip", "z"), ("parquet", "p")):
-        inventory = take(tmp_path / folder)
-        assert (inventory.kind, inventory.root) == (kind, str(tmp_path / folder))
-        assert list(read_all(inventory).values()) == list(blobs.values())
-        assert inventory.sizes.tolist() == [len(data) for data in blobs.values()]
-        file = tmp_path / folder / f"1.{kind}"
-        assert set(inventory.stamps[20:].tolist()) == {file.stat().st_mtime_ns}
-    assert list(take(tmp_path / "t").names)[20] == f"1.tar/{list(blobs)[20]}"
+# ---- tar, zip and Parquet files
+
+MEMBERS = {"x/1.png": b"one" * 40, "2.jpg": b"two"}
 
 
-def test_names_in_shards_do_not_depend_on_how_the_shards_were_named(take, tmp_path, blobs):
-    for i in range(3):
-        write_tar(tmp_path / "t" / f"{i}.tar", dict(list(blobs.items())[i : i + 1]))
-    words = ["t", "t/*.tar", "t/{0..2}.tar", "t/1.tar"]
-    found = [take(tmp_path / word) for word in words]
-    assert {inventory.root for inventory in found} == {str(tmp_path / "t")}
-    assert [list(inventory.names) for inventory in found[:3]] == [
-        [f"{i}.tar/000{i}.jpg" for i in range(3)]
-    ] * 3
-    assert list(found[3].names) == ["1.tar/0001.jpg"]
+def write_parquet(path: Path, members: dict[str, bytes]) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    pq.write_table(pa.table({"image": [*members.values()]}), path)
+    return path
 
 
-def test_images_of_a_shard_that_was_not_named_are_not_gone_unless_the_shard_is(take, tmp_path, blobs):
-    for i in range(3):
-        write_tar(tmp_path / "t" / f"{i}.tar", dict(list(blobs.items())[i : i + 1]))
-    inventory = take(tmp_path / "t" / "{0,1}.tar")
-    names = ("0.tar/other.jpg", "2.tar/0002.jpg", "3.tar/0003.jpg")
-    assert [inventory.gone(name) for name in names] == [True, False, True]
+WRITERS: dict[str, Callable[[Path, dict[str, bytes]], Path]] = {
+    "tar": write_tar,
+    "zip": write_zip,
+    "parquet": write_parquet,
+}
 
 
-def test_images_of_a_shard_that_ends_early_are_not_gone(take, tmp_path, blobs):
-    path = tmp_path / "t" / "0.tar"
-    write_tar(path, blobs)
-    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
-    assert not take(path).gone("0.tar/0039.jpg")
+@pytest.mark.parametrize("kind", WRITERS)
+@pytest.mark.parametrize("form", ["", "{p,q}/0.", "*/0.", "far", "far folder"])
+def test_packed_images_are_named_by_file_and_member_from_the_root(
+    tmp_path: Path, told: Told, kind: str, form: str
+) -> None:
+    root = tmp_path / "set"
+    files = [WRITERS[kind](root / folder / f"0.{kind}", MEMBERS) for folder in ("p", "q")]
+    word, where = f"{root}/{form}{kind if form else ''}", str(root)
+    if "far" in form:
+        for file in files:
+            fsspec.filesystem("memory").pipe_file(
+                f"/far-{kind}/{file.parent.name}/{file.name}", file.read_bytes()
+            )
+        where = f"memory://far-{kind}"
+        word = where if form == "far folder" else f"{where}/{{p,q}}/0.{kind}"
+    taken = told.take(word)
+    assert (taken.kind, taken.root) == (kind, where)
+    inner = ["0", "1"] if kind == "parquet" else [*MEMBERS]
+    names = [f"{folder}/0.{kind}/{name}" for folder in "pq" for name in inner]
+    assert list(taken.names) == names
+    assert taken.sizes.tolist() == [120, 3] * 2
+    if "far" not in form:
+        assert taken.stamps.tolist() == [file.stat().st_mtime_ns for file in files for _ in MEMBERS]
+    else:
+        assert len(set(taken.stamps.tolist())) == 2 and min(taken.stamps) > 0
+    assert read_all(taken) == dict(zip(names, [*MEMBERS.values()] * 2, strict=True))
+    assert openable(kind, taken.root, names[0]) == f"{where}/{names[0]}"
+    assert [line for line in told.skipped if "parquet" not in line] == []
 
 
-def test_patterns_choose_in_larger_files_too(take, tmp_path, blobs):
-    write_tar(tmp_path / "0.tar", blobs)
-    inventory = take(tmp_path / "0.tar", patterns=Patterns(("000[13].jpg",)))
-    assert read_all(inventory) == {f"0.tar/{name}": blobs[name] for name in ("0001.jpg", "0003.jpg")}
-    assert inventory.sizes.tolist() == [len(blobs["0001.jpg"]), len(blobs["0003.jpg"])]
+@pytest.mark.parametrize("kind", WRITERS)
+def test_images_of_a_file_that_was_not_named_are_not_gone(tmp_path: Path, told: Told, kind: str) -> None:
+    for name in "ab":
+        WRITERS[kind](tmp_path / f"{name}.{kind}", MEMBERS)
+    taken = told.take(tmp_path / f"a.{kind}")
+    assert taken.gone(f"a.{kind}/old.png")
+    assert not taken.gone(f"b.{kind}/x/1.png")
+    assert taken.gone(f"c.{kind}/x/1.png")
 
 
-def test_parquet_files_of_paths_are_a_list(take, tmp_path):
-    root = fill(tmp_path / "photos", TREE)
-    pq.write_table(pa.table({"path": ["b/1.jpg", "b/2.jpg"]}), root / "some.parquet")
-    inventory = take(root / "some.parquet")
-    assert (inventory.kind, inventory.root) == ("list", str(root / "some.parquet"))
-    assert read_all(inventory) == {"b/1.jpg": b"one", "b/2.jpg": b"two"}
+def test_images_behind_damage_in_a_tar_are_out_of_sight(tmp_path: Path, told: Told) -> None:
+    path = write_tar(tmp_path / "a.tar", {"a.png": b"a", "b.png": b"b"})
+    path.write_bytes(path.read_bytes()[: 512 * 2 + 100])
+    taken = told.take(path)
+    assert list(taken.names) == ["a.tar/a.png"]
+    assert not taken.gone("a.tar/b.png")
+    assert told.notes == ["a.tar: ends early; its first 1 images are used"]
 
 
-# ---- URLs
+@pytest.mark.parametrize("kind", ["tar", "zip"])
+def test_patterns_choose_members_and_close_whole_files(tmp_path: Path, told: Told, kind: str) -> None:
+    for name in "ab":
+        WRITERS[kind](tmp_path / "d" / f"{name}.{kind}", MEMBERS)
+    (tmp_path / "d" / f"b.{kind}").write_bytes(b"not opened")
+    taken = told.take(tmp_path / "d", patterns=Patterns(("*.png",), ("b.*",)))
+    assert read_all(taken) == {f"a.{kind}/x/1.png": MEMBERS["x/1.png"]}
+    assert taken.sizes.tolist() == [120]
+    assert taken.gone(f"b.{kind}/2.jpg")
+    with pytest.raises(ImageError, match=r"the patterns leave no image in it"):
+        told.take(tmp_path / "d" / f"a.{kind}", patterns=Patterns(("*.gif",)))
+
+
+def test_a_named_column_is_part_of_the_names(tmp_path: Path, told: Told) -> None:
+    pq.write_table(pa.table({"image": [b"i"], "depth": [b"d"]}), tmp_path / "a.parquet")
+    taken = told.take(f"{tmp_path}/a.parquet#depth")
+    assert read_all(taken) == {"a.parquet#depth/0": b"d"}
+    assert taken.gone("a.parquet#depth/9") and not taken.gone("a.parquet/0")
+    assert read_all(told.take(tmp_path / "a.parquet")) == {"a.parquet/0": b"i"}
+
+
+def test_an_image_that_is_no_longer_there_says_so_without_a_path(tmp_path: Path) -> None:
+    write_zip(tmp_path / "a.zip", MEMBERS)
+    (tmp_path / "b.zip").write_bytes(b"damaged")
+    for name, words in (
+        ("a.zip/3.png", "no longer in its zip file"),
+        ("b.zip/3.png", "its zip file cannot be read"),
+        ("c.zip/3.png", "its zip file is no longer there"),
+    ):
+        with pytest.raises(ImageError) as error:
+            locate("zip", str(tmp_path), name)
+        assert str(error.value) == words
+
+
+def test_a_zip_in_the_name_of_a_member_does_not_mislead(tmp_path: Path, told: Told) -> None:
+    write_zip(tmp_path / "a.zip", {"b.zip/c.png": b"c"})
+    assert read_all(told.take(tmp_path / "a.zip")) == {"a.zip/b.zip/c.png": b"c"}
+
+
+# ---- remote folders
 
 
 @pytest.fixture
-def bucket():
-    memory = fsspec.filesystem("memory", skip_instance_cache=True)
-    for name, data in (TREE | {".hidden/x.jpg": b"x", "b/notes.txt": b"no"}).items():
-        memory.pipe_file(f"/bucket/{name}", data)
-    yield memory
-    memory.rm("/bucket", recursive=True)
+def far(tree: Path) -> str:
+    memory = fsspec.filesystem("memory")
+    if memory.exists("/far"):
+        memory.rm("/far", recursive=True)
+    for name in [*ORDER, ".h.png", "a/@eaDir/t.jpg", "zz.txt"]:
+        memory.pipe_file(f"/far/photos/{name}", name.encode() * 3)
+    return "memory://far/photos"
 
 
-def test_a_remote_folder_of_images_is_an_inventory(take, bucket):
-    inventory = take("memory://bucket")
-    assert (inventory.kind, inventory.root) == ("folder", "memory://bucket")
-    assert list(inventory.names) == ["a.jpg", "b/1.jpg", "b/2.jpg", "b/c/3.png"]
-    assert read_all(inventory) == {name: TREE[name] for name in inventory.names}
-    assert inventory.sizes.tolist() == [0, 3, 3, 5]
-    assert take.skipped == [(".hidden", "hidden"), ("b/notes.txt", "not an image by its suffix")]
+def test_a_remote_folder_is_listed_as_a_local_one_by_suffix(far: str, told: Told) -> None:
+    taken = told.take(far)
+    assert (taken.kind, taken.root, list(taken.names)) == ("folder", far, ORDER)
+    assert taken.sizes.tolist() == [len(name.encode()) * 3 for name in ORDER]
+    assert read_all(taken) == {name: name.encode() * 3 for name in ORDER}
+    assert told.skipped == {
+        ".h.png": "hidden",
+        "a/@eaDir": "not part of the collection",
+        "zz.txt": "not an image by its suffix",
+    }
+    assert openable("folder", far, "a.png") == f"{far}/a.png"
 
 
-def test_the_stamp_of_a_remote_file_changes_with_it(take, bucket):
-    before = take("memory://bucket").stamps.tolist()
-    assert take("memory://bucket").stamps.tolist() == before
-    bucket.pipe_file("/bucket/b/1.jpg", b"new")
-    after = take("memory://bucket").stamps.tolist()
-    assert [a == b for a, b in zip(before, after, strict=True)] == [True, False, True, True]
+def test_the_stamp_of_a_remote_file_changes_with_it(far: str, told: Told) -> None:
+    before = told.take(far + "/").stamps
+    assert (before > 0).all() and len(set(before.tolist())) == 5
+    fsspec.filesystem("memory").pipe_file("/far/photos/b.png", b"b.png" * 3)
+    assert (told.take(far).stamps != before).tolist() == [False, False, False, True, False]
 
 
-# ---- finding an image again
+def test_a_stamp_is_zero_only_where_a_server_tells_nothing() -> None:
+    assert remote.stamp({"name": "a", "type": "file", "size": None}) == 0
+    one = remote.stamp({"ETag": '"x"', "size": 3})
+    assert 0 < one < 2**63
+    assert one == remote.stamp({"size": 3, "ETag": '"x"', "name": "elsewhere"})
+    assert one != remote.stamp({"ETag": '"y"', "size": 3})
 
 
-def test_an_openable_path_leads_back_to_the_bytes(take, tmp_path, blobs, bucket):
-    fill(tmp_path / "photos", TREE)
-    (tmp_path / "some.txt").write_text("photos/b/1.jpg\n")
-    write_tar(tmp_path / "t" / "x.tar", blobs)
-    write_zip(tmp_path / "z" / "in" / "x.zip", blobs)
-    pq.write_table(pa.table({"other": ["no"] * 2, "image": [b"first", b"second"]}), tmp_path / "p.parquet")
-    words = [tmp_path / word for word in ("photos", "some.txt", "t", "z", "p.parquet", "p.parquet#image")]
-    for word in [*words, "memory://bucket"]:
-        inventory = take(word)
-        for name, data in read_all(inventory).items():
-            path = openable(inventory.kind, inventory.root, name)
-            assert read_place(place_of(path)) == data, path
-    assert openable("tar", "/data", "a/x.tar/b/1.jpg") == "/data/a/x.tar/b/1.jpg"
+def test_excluded_remote_folders_are_not_listed(
+    far: str, told: Told, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    listed: list[str] = []
+    real = remote.entries
+    monkeypatch.setattr(remote, "entries", lambda url: listed.append(url) or real(url))
+    taken = told.take(far, patterns=Patterns(("*.png",), ("b",)))
+    assert list(taken.names) == ["a.png", "b.png"]
+    assert listed == [far, f"{far}/a"]
 
 
-def test_an_image_that_is_no_longer_in_its_tar_says_so(tmp_path, blobs):
-    write_tar(tmp_path / "x.tar", blobs)
-    with pytest.raises(ImageError, match=rf"^cannot be read: no longer in {tmp_path}/x.tar$"):
-        place_of(f"{tmp_path}/x.tar/none.jpg")
+def test_a_remote_folder_that_cannot_be_listed_is_out_of_sight(
+    far: str, told: Told, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = remote.entries
+
+    def entries(url: str) -> list[remote.Entry]:
+        if url.endswith("/a/b"):
+            raise ImageError("refused")
+        return real(url)
+
+    monkeypatch.setattr(remote, "entries", entries)
+    taken = told.take(far)
+    assert list(taken.names) == ORDER[1:]
+    assert told.skipped["a/b"] == "folder cannot be listed: refused"
+    assert not taken.gone("a/b/c.png") and taken.gone("a/c.png")
 
 
-@pytest.mark.parametrize(
-    ("word", "kind"), [("none", ImageError), ("a.jpg", ConfigError), ("a.tar.gz", ConfigError)]
-)
-def test_what_is_no_source_is_refused(take, tmp_path, word, kind):
-    fill(tmp_path, {"a.jpg": b"x", "a.tar.gz": b"x"})
-    with pytest.raises(kind, match=str(tmp_path / word)):
-        take(tmp_path / word)
+def test_a_remote_folder_of_nothing_is_an_error(told: Told) -> None:
+    fsspec.filesystem("memory").pipe_file("/empty/readme.txt", b"hello")
+    with pytest.raises(ConfigError, match=r"^memory://empty: neither tar, zip, Parquet nor a list"):
+        told.take("memory://empty")
+    with pytest.raises(ImageError, match=r"^memory://nowhere/at/all: no such file. Mend its name.$"):
+        told.take("memory://nowhere/at/all")
+
+
+# ---- what is no source
+
+
+def test_one_image_is_no_source(tree: Path, told: Told) -> None:
+    with pytest.raises(ConfigError, match=r"a.png: one image, or several. Give their folder, or a list"):
+        told.take(tree / "a.png")
+
+
+def test_nothing_there_is_an_error(tmp_path: Path, told: Told) -> None:
+    with pytest.raises(ImageError, match=r"gone: no such folder. Give a folder of images.$"):
+        told.take(tmp_path / "gone")

@@ -52,7 +52,7 @@ def test_a_line_that_comes_twice_is_taken_once_and_said(tmp_path: Path) -> None:
         ("a.txt", b"# nothing\n", ImageError, "names no file. Write one path a line."),
         ("a.txt", b"caf\xe9.png\n", ConfigError, "is no text in UTF-8 (byte 3). Write one path a line."),
         ("a.png", b"", ConfigError, "one image, or several. Give their folder, or a list of them in a .txt file."),
-        ("a.rar", b"", ConfigError, "not a folder. Give a folder of images, a list of files (.txt, .lst, .list), tar shards (such as shards/{000..099}.tar), zips or Parquet files (such as data/*.parquet)."),
+        ("a.rar", b"", ConfigError, "not a folder. Give a folder of images, a list of files (.txt, .lst, .list), tar shards (such as shards/{000..099}.tar), zip files or Parquet files (such as data/*.parquet)."),
     ],
 )  # fmt: skip
 def test_a_file_that_is_no_source_says_why(

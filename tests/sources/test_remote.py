@@ -151,11 +151,9 @@ def test_a_server_that_does_not_answer_is_an_error_of_one_line() -> None:
         open_collection("http://127.0.0.1:9/a.tar", note=pytest.fail)
 
 
-def test_a_remote_folder_of_images_is_refused(bucket: str) -> None:
+def test_training_refuses_a_remote_folder_of_images(bucket: str) -> None:
     fsspec.filesystem("memory").pipe_file("/bucket/photos/a.jpg", b"a")
-    with pytest.raises(
-        ConfigError, match=r"neither tar, zip, Parquet nor a list, .* Copy folders of images here first.$"
-    ):
+    with pytest.raises(ConfigError, match=r"neither tar, zip, Parquet nor a list, .* copy it here first.$"):
         open_collection("memory://bucket/photos", note=pytest.fail)
 
 

@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from simclr.errors import ImageError
-from simclr.sources import Found, Skipped, list_images, places, read, scan, walk
+from simclr.sources import Found, Skipped, list_images, read, scan, walk
 
 
 def picture(path: Path, kind: str = "PNG") -> Path:
@@ -206,6 +206,6 @@ def test_a_file_that_vanished_after_listing_says_so(tmp_path: Path) -> None:
 
 def test_a_file_above_the_limit_is_not_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     picture(tmp_path / "a.png")
-    monkeypatch.setattr(places, "FILE_LIMIT", 10)
+    monkeypatch.setattr(walk, "FILE_LIMIT", 10)
     with pytest.raises(ImageError, match=r"^too large: \d+ bytes is above the limit of 10$"):
         read(tmp_path, "a.png")
