@@ -145,6 +145,12 @@ def test_a_float_tiff_with_nan_is_read() -> None:
     assert pixels(saved(Image.fromarray(values), "TIFF"))[..., 0].tolist() == [[0, 100], [200, 0]]
 
 
+def test_a_float_tiff_of_the_largest_numbers_is_read_without_a_warning() -> None:
+    most = np.finfo(np.float32).max
+    found = pixels(saved(Image.fromarray(np.array([[-most, most]], np.float32)), "TIFF"))
+    assert found[0, :, 0].tolist() == [0, 255]
+
+
 def test_half_transparent_rgba_is_mixed_with_white() -> None:
     image = Image.new("RGBA", (4, 4), (200, 0, 100, 128))
     assert pixels(saved(image, "PNG"))[0, 0].tolist() == [227, 127, 177]  # c * 128/255 + 255 * 127/255
