@@ -14,7 +14,7 @@ import pytest
 from PIL import Image, ImageCms
 
 from simclr.errors import ImageError
-from simclr.images import PIXEL_LIMIT, decode, sniff, upright
+from simclr.images import PIXEL_LIMIT, decode, decoding, sniff, upright
 
 QUADRANTS = ((250, 0, 0), (0, 250, 0), (0, 0, 250), (250, 250, 0))
 """Colours of the top left, top right, bottom left and bottom right quarter of `upright_picture`."""
@@ -358,7 +358,7 @@ def test_a_large_tiff_tile_around_a_small_image_is_refused(side: int, refused: b
 
 
 def test_a_jpeg_2000_of_one_heavy_tile_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("simclr.images.HEAVY_LIMIT", 64 * 64)
+    monkeypatch.setattr("simclr.images.declared.HEAVY_LIMIT", 64 * 64)
     with pytest.raises(ImageError, match=r"^too large: a JPEG 2000 tile of 100x90 "):
         decode(saved(smooth(100, 90), "JPEG2000"))
     tiled = saved(smooth(100, 90), "JPEG2000", tile_size=(64, 64))
@@ -426,22 +426,42 @@ def test_strips_change_no_pixel(mode: str, strip: int, monkeypatch: pytest.Monke
         )
     if variant == "transparent":
         image.info["transparency"] = (noise[0, 0, 0], noise[0, 0, 1], noise[0, 0, 2]) if name == "RGB" else 7
-    monkeypatch.setattr("simclr.images.STRIP", strip)
+    monkeypatch.setattr("simclr.images.modes.STRIP", strip)
     assert np.array_equal(np.asarray(upright(image)), np.asarray(slow(image)))
 
 
 def test_large_images_are_decoded_one_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
-    import simclr.images as images
-
-    monkeypatch.setattr(images, "LARGE", 100)
+    monkeypatch.setattr(decoding, "LARGE", 100)
     small, large = saved(smooth(10, 10), "PNG"), saved(smooth(11, 10), "PNG")
     with ThreadPoolExecutor(1) as pool:
-        with images._one_large:
+        with decoding.ONE_LARGE:
             waiting = pool.submit(decode, large)
             assert decode(small).image.size == (10, 10)  # small ones never wait
             with pytest.raises(TimeoutError):
                 waiting.result(timeout=0.2)
         assert waiting.result(timeout=20).image.size == (11, 10)
+
+
+def test_a_large_photo_that_is_scaled_while_it_is_decoded_waits_for_nobody(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Or a folder of 24-megapixel photos would be decoded in one thread. A progressive one is held whole first."""
+    monkeypatch.setattr(decoding, "LARGE", 64 * 48)
+    turns: list[str] = []
+
+    class Turn:
+        def __enter__(self) -> None:
+            turns.append("taken")
+
+        def __exit__(self, *words: object) -> None:
+            pass
+
+    for options in ({}, {"progressive": True}):
+        data = saved(smooth(128, 96), "JPEG", **options)
+        decode(data, enough=lambda width, height: 48, one_large=Turn())
+        decode(data, one_large=Turn())
+        assert turns == ["taken"] * (1 + len(options))
+        turns.clear()
 
 
 # --- JPEG: fast and scaled -----------------------------------------------------------------------

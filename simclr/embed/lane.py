@@ -123,7 +123,12 @@ class Decoding:
         read = time.perf_counter()
         if not task.fresh and self._is_known(digest):
             return Result(Known(task.number, digest, len(data)), None, Seconds(reading=read - started))
-        picture = decode(data, enough=self._recipe.enough, pixel_limit=self._limits.pixels)
+        picture = decode(
+            data,
+            enough=self._recipe.enough,
+            pixel_limit=self._limits.pixels,
+            one_large=self.threads.turn,
+        )
         pixels = self._recipe.apply(picture.image)
         seconds = Seconds(reading=read - started, decoding=time.perf_counter() - read)
         return Result(

@@ -1,15 +1,19 @@
 """Files are read, decoded and resized in threads, each within its time. A thread that hangs is left behind.
 
 Gives results in the order in which files were submitted. Python's own pool would wait for a hung thread at its end.
+`Turn` lets one thread at a time do what takes much memory; waiting for it is nobody's own time.
 """
 
 import queue
 import threading
 import time
 from collections.abc import Callable
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 from simclr.errors import ImageError
+
+_LOOK_AGAIN = 0.2
+"""Seconds."""
 
 T = TypeVar("T")
 Value = TypeVar("Value")
@@ -21,6 +25,7 @@ class Job(Generic[Value]):
     def __init__(self) -> None:
         self.done = threading.Event()
         self.started: float | None = None
+        """When its time began to count; None while it waits for a thread, or for its turn."""
         self.value: Value | None = None
         self.error: BaseException | None = None
         self.given_up = False
@@ -33,6 +38,8 @@ class Threads(Generic[T, Value]):
         """`seconds`: what one call may take; the clock starts when a thread takes it up."""
         self._work = work
         self._seconds = seconds
+        self._own = threading.local()
+        self.turn = Turn(self._own)
         self._waiting: queue.SimpleQueue[tuple[T, Job[Value]] | None] = queue.SimpleQueue()
         self._count = count
         self.left_behind = 0
@@ -51,6 +58,7 @@ class Threads(Generic[T, Value]):
             if job.started is not None and self._left(job) <= 0:
                 job.given_up = True
                 self.left_behind += 1
+                self.turn.pass_on(job)
                 self._start()
                 raise ImageError(f"takes longer than {self._seconds:g} s to read and decode")
         if job.error is not None:
@@ -73,6 +81,7 @@ class Threads(Generic[T, Value]):
     def _run(self) -> None:
         while (taken := self._waiting.get()) is not None:
             item, job = taken
+            self._own.job = job
             job.started = time.monotonic()
             try:
                 job.value = self._work(item)
@@ -81,3 +90,31 @@ class Threads(Generic[T, Value]):
             job.done.set()
             if job.given_up:  # another thread has taken this one's place
                 return
+
+
+class Turn:
+    """A lock whose holder's time starts when it gets it, and which passes on where its holder is left behind."""
+
+    def __init__(self, own: threading.local) -> None:
+        self._own = own
+        """Its `job` is that of the thread that asks."""
+        self._lock = threading.Lock()
+        self._holder: Job[Any] | None = None
+
+    def __enter__(self) -> None:
+        job: Job[Any] = self._own.job
+        job.started = None
+        while not (lock := self._lock).acquire(timeout=_LOOK_AGAIN):  # another lock may have taken its place
+            pass
+        self._own.lock, self._holder = lock, job
+        job.started = time.monotonic()
+
+    def __exit__(self, *words: object) -> None:
+        if self._own.lock is self._lock:
+            self._holder = None
+        self._own.lock.release()
+
+    def pass_on(self, job: Job[Any]) -> None:
+        """Its thread will never give the lock back: from now on it is another one."""
+        if self._holder is job:
+            self._holder, self._lock = None, threading.Lock()
