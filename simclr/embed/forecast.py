@@ -69,6 +69,8 @@ def forecast(
     started = time.monotonic()
     for done in lane.run(plan.tasks(numbers), plan.contents.all()) if len(plan) else ():
         count += len(done)
+        if not len(done):
+            continue
         last = time.monotonic()
         if first is None:  # opening the model is no part of the rate
             first, at_first = last, count

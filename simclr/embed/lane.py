@@ -3,6 +3,7 @@
 Takes tasks, gives what became of them in the same order. Knows no store.
 """
 
+import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
@@ -18,7 +19,6 @@ from simclr.embed.known import prefix
 from simclr.embed.threads import Job, Threads
 from simclr.errors import ImageError
 from simclr.images import PIXEL_LIMIT, decode
-from simclr.preprocess import Recipe
 from simclr.runtime import Encodes
 from simclr.sources import Place, read_place
 
@@ -98,6 +98,10 @@ class Done:
         return len(self.images) + len(self.known) + len(self.failed)
 
 
+def nothing() -> Done:
+    return Done([], np.empty((0, 0), np.float32))
+
+
 class Result(NamedTuple):
     """What a thread has made of a file."""
 
@@ -111,10 +115,16 @@ class Decoding:
     """Tasks -> pixels in threads, by the recipe of an encoder and within limits."""
 
     def __init__(
-        self, recipe: Recipe, limits: Limits, *, threads: int, is_known: Callable[[bytes], bool]
+        self, encoder: Encodes, limits: Limits, *, threads: int, is_known: Callable[[bytes], bool]
     ) -> None:
-        self._recipe, self._limits, self._is_known = recipe, limits, is_known
+        self._recipe, self._limits, self._is_known = encoder.recipe, limits, is_known
+        self.cores = Cores(shared=encoder.backend == "ort-cpu")
         self.threads: Threads[Task, Result] = Threads(self._decode, count=threads, seconds=limits.seconds)
+
+    def close(self) -> None:
+        """Nothing waits for the threads; they end once they have nothing to do."""
+        self.cores.for_decoding()
+        self.threads.close()
 
     def _decode(self, task: Task) -> Result:
         started = time.perf_counter()
@@ -123,6 +133,9 @@ class Decoding:
         read = time.perf_counter()
         if not task.fresh and self._is_known(digest):
             return Result(Known(task.number, digest, len(data)), None, Seconds(reading=read - started))
+        with self.threads.own_time_stands_still():
+            self.cores.wait()
+        began = time.perf_counter()
         picture = decode(
             data,
             enough=self._recipe.enough,
@@ -130,10 +143,32 @@ class Decoding:
             one_large=self.threads.turn,
         )
         pixels = self._recipe.apply(picture.image)
-        seconds = Seconds(reading=read - started, decoding=time.perf_counter() - read)
+        seconds = Seconds(reading=read - started, decoding=time.perf_counter() - began)
         return Result(
             Embedded(task.number, digest, len(data), picture.width, picture.height), pixels, seconds
         )
+
+
+class Cores:
+    """Where model and decoders compute on the same cores, they take turns; files are read at any time.
+
+    Two threads of a model that wait for one another lose twice what a decoder takes from one of them.
+    """
+
+    def __init__(self, *, shared: bool) -> None:
+        self._shared = shared
+        self._free = threading.Event()
+        self._free.set()
+
+    def wait(self) -> None:
+        self._free.wait()
+
+    def for_decoding(self) -> None:
+        self._free.set()
+
+    def for_the_model(self) -> None:
+        if self._shared:
+            self._free.clear()
 
 
 FLUSH = None
@@ -153,10 +188,13 @@ def encode(
     def batches() -> Iterator[NDArray[np.uint8]]:
         nonlocal waited
         asked = time.perf_counter()
+        decoding.cores.for_decoding()
         for done, pixels in _batches(jobs, decoding, encoder, drain=lambda: bool(on_the_way)):
             on_the_way.append(done)
             waited += time.perf_counter() - asked
+            decoding.cores.for_the_model()
             yield pixels
+            decoding.cores.for_decoding()
             asked = time.perf_counter()
 
     stream = encoder.stream(batches())
@@ -165,6 +203,7 @@ def encode(
         vectors = next(stream, None)
         if vectors is None:
             return
+        decoding.cores.for_decoding()
         done = on_the_way.popleft()
         model = time.perf_counter() - asked - waited
         done.vectors = vectors
@@ -244,7 +283,7 @@ class Lane:
         """
         digests = set(known.tolist())
         decoding = Decoding(
-            self.encoder.recipe,
+            self.encoder,
             self._limits,
             threads=self._threads,
             is_known=lambda digest: prefix(digest) in digests,
@@ -259,7 +298,7 @@ class Lane:
                         "processes of their own, as `simclr embed` does, which can be ended."
                     )
         finally:
-            decoding.threads.close()
+            decoding.close()
 
 
 def _ahead(tasks: Iterable[Task], decoding: Decoding, count: int) -> Iterator[tuple[Task, Job[Result]]]:

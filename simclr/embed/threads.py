@@ -7,7 +7,8 @@ Gives results in the order in which files were submitted. Python's own pool woul
 import queue
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any, Generic, TypeVar
 
 from simclr.errors import ImageError
@@ -65,6 +66,14 @@ class Threads(Generic[T, Value]):
             raise job.error
         assert job.value is not None
         return job.value
+
+    @contextmanager
+    def own_time_stands_still(self) -> Iterator[None]:
+        """For `work` that waits for what is not its file's fault."""
+        job: Job[Value] = self._own.job
+        job.started = None
+        yield
+        job.started = time.monotonic()
 
     def close(self) -> None:
         """Threads end once they have nothing to do; nothing waits for them."""

@@ -103,7 +103,7 @@ def _work(tasks_in: BinaryIO, outbox: _Outbox) -> None:
     outbox.send(Ready(encoder.backend, encoder.choice, encoder.batch))
     digests = set(np.frombuffer(job.known, np.uint64).tolist())
     decoding = Decoding(
-        encoder.recipe, job.limits, threads=job.threads, is_known=lambda digest: prefix(digest) in digests
+        encoder, job.limits, threads=job.threads, is_known=lambda digest: prefix(digest) in digests
     )
     jobs: queue.SimpleQueue[Any] = queue.SimpleQueue()
     threading.Thread(target=_receive, args=(tasks_in, decoding, jobs), daemon=True).start()

@@ -22,7 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from simclr.cpus import available_cpus
-from simclr.embed.lane import AHEAD, FLUSH, Done, Failed, Limits, Task
+from simclr.embed.lane import AHEAD, FLUSH, Done, Failed, Limits, Task, nothing
 from simclr.embed.worker import Alive, Broken, Job, Ready, Tired
 from simclr.errors import SimclrError
 from simclr.runtime.backends import gpu_count
@@ -60,7 +60,10 @@ class Workers:
         """Bytes of main memory that the processes have held at most, as they last said."""
 
     def run(self, tasks: Iterable[Task], known: NDArray[np.uint64]) -> Iterator[Done]:
-        """What became of the tasks. `known`: prefixes of contents that need not be embedded again."""
+        """What became of the tasks; of none where a second has passed, so that whoever waits can stop.
+
+        `known`: prefixes of contents that need not be embedded again.
+        """
         crew = _Crew(self._job(known), tasks, note=self._note)
         try:
             yield from crew.results()
@@ -195,15 +198,15 @@ class _Crew:
                 self._feed(worker)
             if self._finished:
                 return
+            self._end_the_stuck()
             try:
                 worker, message = self._inbox.get(timeout=1.0)
             except queue.Empty:
-                self._look_for_stuck()
+                yield nothing()
                 continue
-            if worker not in self._workers:  # the last words of one that is gone
-                continue
-            worker.heard = time.monotonic()
-            yield from self._hear(worker, message)
+            if worker in self._workers:  # else they are the last words of one that is gone
+                worker.heard = time.monotonic()
+                yield from self._hear(worker, message)
 
     @property
     def _finished(self) -> bool:
@@ -240,6 +243,7 @@ class _Crew:
             assert isinstance(message, Alive)
             worker.memory = message.memory
             self.memory = max(self.memory, sum(worker.memory for worker in self._workers))
+            yield nothing()
 
     def _welcome(self, worker: _Worker, ready: Ready) -> None:
         worker.ready = ready
@@ -266,12 +270,12 @@ class _Crew:
         suspects = list(worker.tasks.values())
         if len(suspects) == 1:
             reason = f"ends the process that decodes it, with {worker.ending}"
-            yield Done([], np.empty((0, 0), np.float32), failed=[Failed(suspects[0].number, reason)])
+            yield replace(nothing(), failed=[Failed(suspects[0].number, reason)])
         else:
             self._suspects.extend(suspects)
         self._replace(worker, careful=bool(self._suspects))
 
-    def _look_for_stuck(self) -> None:
+    def _end_the_stuck(self) -> None:
         longest = self._job.limits.seconds + _SILENT_SECONDS
         for worker in self._workers:
             if worker.ready is not None and time.monotonic() - worker.heard > longest:

@@ -34,6 +34,9 @@ class Encodes(Protocol):
     width: int
     batch: int
 
+    @property
+    def backend(self) -> str: ...
+
     def __call__(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]: ...
 
     def stream(self, batches: Iterable[NDArray[np.uint8]]) -> Iterator[NDArray[np.float32]]: ...

@@ -74,6 +74,9 @@ def open_ort(
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
     options.log_severity_level = 3  # errors
+    options.add_session_config_entry(
+        "session.force_spinning_stop", "1"
+    )  # cores between calls are for decoding
     options.add_session_config_entry("session.model_external_initializers_file_folder_path", _NOWHERE)
     if backend != "ort-cpu":
         options.add_session_config_entry("session.disable_cpu_ep_fallback", "1")

@@ -502,6 +502,7 @@ KILLED_RUN = """
         def __init__(self, encoder):
             self.encoder, self.calls = encoder, 0
             self.recipe, self.identity, self.width, self.batch = encoder.recipe, encoder.identity, encoder.width, 2
+            self.backend = encoder.backend
 
         def stream(self, batches):
             for pixels in batches:
