@@ -22,6 +22,9 @@ DOCS = Path(__file__).parent
 def cli_page() -> str:
     """The help of every command, as it is printed at 100 columns."""
     names = [command.callback.__name__ for command in app.registered_commands if command.callback]
+    for group in app.registered_groups:
+        commands = group.typer_instance.registered_commands if group.typer_instance else []
+        names += [group.name or "", *(f"{group.name} {c.callback.__name__}" for c in commands if c.callback)]
     pages = "".join(
         f"\n## simclr{name}\n\n```\n{_help(name)}\n```\n" for name in ["", *(f" {n}" for n in names)]
     )

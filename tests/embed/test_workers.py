@@ -8,7 +8,9 @@ import sys
 import textwrap
 import time
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -159,6 +161,45 @@ def test_a_decoder_that_stops_the_whole_process_is_ended_from_outside(
     assert sync(photos, limits=Limits(seconds=0.5)) == Report(added=12, skipped=1)
     assert skipped(out)["cold/lock.jpg"] == "ends the process that decodes it, with 2 s of silence"
     assert time.monotonic() - started < 20
+
+
+def test_a_stuck_process_is_found_among_others_that_talk(model, hostile, photos, monkeypatch):
+    """Two GPUs are made believe; messages of the other one must not hide that one is silent."""
+    monkeypatch.setattr(workers_module, "_SILENT_SECONDS", 1.5)
+    monkeypatch.setattr(workers_module, "gpu_count", lambda: 2)
+    monkeypatch.setattr(
+        workers_module,
+        "_START",
+        workers_module._START.replace(
+            "worker.main()", "worker.Encoder.backend = 'ort-cuda'; worker.ALIVE_SECONDS = 0.2; worker.main()"
+        ),
+    )
+    (photos / "lock.jpg").write_bytes(b"lock")
+    places = [Place(str(path)) for path in [photos / "lock.jpg", *sorted(photos.rglob("*.png"))]]
+    tasks = [Task(number, place, fresh=True) for number, place in enumerate(places)]
+    started = time.monotonic()
+    failed = []
+    for done in Workers(model, limits=Limits(seconds=0.5)).run(tasks, NOTHING_KNOWN):
+        failed += [(failure.number, failure.reason) for failure in done.failed]
+    assert failed == [(0, "ends the process that decodes it, with 2 s of silence")]
+    assert time.monotonic() - started < 20
+
+
+def test_a_stop_is_heard_while_a_model_is_being_opened(model, photos, out, monkeypatch):
+    monkeypatch.setattr(
+        workers_module,
+        "_START",
+        "import sys, time; sys.path[:] = {path!r}; time.sleep(60); from simclr.embed import worker",
+    )
+    workers = Workers(model)
+    asked = iter([False, False, True])
+    stop = SimpleNamespace(is_set=lambda: next(asked, True))
+    monkeypatch.setattr("simclr.embed.sync.stop_requests", lambda: nullcontext(stop))
+    started = time.monotonic()
+    with pytest.raises(KeyboardInterrupt):
+        embed_sources([photos], out, workers, model=workers.model)
+    assert time.monotonic() - started < 20
+    assert number_of_processes() == 0
 
 
 def test_an_error_of_ours_is_not_blamed_on_a_file(sync, hostile, photos):
