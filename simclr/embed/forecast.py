@@ -11,7 +11,7 @@ from simclr.embed.lane import Seconds
 from simclr.embed.skips import Skips
 from simclr.embed.store import Store, is_store
 from simclr.embed.sync import EVERYTHING, Embeds, Selection, bound, folders_of, look, refuse_nesting
-from simclr.embed.writer import first_manifest
+from simclr.embed.writer import files_to_copy, first_manifest
 from simclr.free_memory import resident_peak
 from simclr.sources import Note
 
@@ -49,6 +49,7 @@ def forecast(
     store: str | Path,
     lane: Embeds,
     *,
+    model: Path,
     selection: Selection = EVERYTHING,
     note: Note = lambda line: None,
 ) -> Forecast:
@@ -89,6 +90,7 @@ def forecast(
         images_per_second=rate,
         seconds=len(plan) / rate if rate else None,
         bound=bound(spent),
-        disk_bytes=len(plan) * (2 * lane.width + _ROW_BYTES),
+        disk_bytes=len(plan) * (2 * lane.width + _ROW_BYTES)
+        + (0 if is_store(folder) else sum(path.stat().st_size for path in files_to_copy(model))),
         memory_bytes=resident_peak() + lane.memory + rows * _MEMORY_ROW_BYTES,
     )

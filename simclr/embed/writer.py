@@ -99,6 +99,12 @@ def locked(folder: Path) -> Iterator[None]:
                 folder.rmdir()
 
 
+def files_to_copy(model: Path) -> list[Path]:
+    """The files of an export folder that a store keeps."""
+    folder, exported = open_folder(model)
+    return [folder / name for name in (*exported.files, PROBE_FILE, MODEL_MANIFEST)]
+
+
 def first_manifest(identity: str, width: int) -> StoreInfo:
     return StoreInfo(
         uid=uuid.uuid4().hex,
@@ -175,18 +181,15 @@ class StoreWriter:
                 cut.append(_Piece(int(kept.sum()), fresh=(table.filter(pa.array(kept)), old[kept])))
         pieces = whole + cut
         if rows:
-            pieces.append(_Piece(len(rows), fresh=(shards.table_of(rows), vectors.astype(np.float16))))
-        self._replace_all(pieces)
+            pieces.append(_fresh(rows, vectors))
+        self._replace_all(_merged(pieces))
 
-    def replace_shard(
-        self, old: ShardInfo, rows: Sequence[Row], vectors: NDArray[np.float32], *, drop: Iterable[int] = ()
-    ) -> None:
-        """Take a shard away, damaged as it may be, and commit these rows in its place."""
-        self._ids[old.number] = np.empty(0, np.int64)
-        self.info = dataclasses.replace(
-            self.info, shards=tuple(shard for shard in self.info.shards if shard != old)
-        )
-        self.commit(rows, vectors, drop=drop)
+    def replace_shard(self, old: ShardInfo, rows: Sequence[Row], vectors: NDArray[np.float32]) -> None:
+        """Take a shard away, damaged as it may be, and commit these rows in its place. No other shard is touched."""
+        pieces = [_Piece(shard.rows, there=shard) for shard in self.info.shards if shard != old]
+        if rows:
+            pieces.append(_fresh(rows, vectors))
+        self._replace_all([[piece] for piece in pieces])
 
     def clean(self) -> None:
         """Remove what killed writers left, and what was replaced a while ago."""
@@ -198,12 +201,13 @@ class StoreWriter:
 
     # ---- a commit
 
-    def _replace_all(self, pieces: Sequence[_Piece]) -> None:
+    def _replace_all(self, groups: Sequence[list[_Piece]]) -> None:
+        """Make each group a shard, and these the shards of the store."""
         if self._model is not None:
             self._begin(self._model)
         made: list[ShardInfo] = []
         number = self.info.next_shard
-        for group in _merged(pieces):
+        for group in groups:
             if len(group) == 1 and (there := group[0].there):
                 made.append(there)
                 continue
@@ -251,9 +255,8 @@ class StoreWriter:
         """Make the folders of a new store, and the copy of the model."""
         for name in (VECTORS, METADATA, SPARE, REPLACED, MODEL_FOLDER):
             (self.folder / name).mkdir(exist_ok=True)
-        _, exported = open_folder(model)
-        for name in (*exported.files, PROBE_FILE, MODEL_MANIFEST):
-            shutil.copyfile(model / name, self.folder / MODEL_FOLDER / name)
+        for path in files_to_copy(model):
+            shutil.copyfile(path, self.folder / MODEL_FOLDER / path.name)
         self._model = None
 
     # ---- shards
@@ -273,6 +276,10 @@ class StoreWriter:
         if shard.number not in self._verified:
             shards.verify_shard(self.folder, shard)
             self._verified.add(shard.number)
+
+
+def _fresh(rows: Sequence[Row], vectors: NDArray[np.float32]) -> _Piece:
+    return _Piece(len(rows), fresh=(shards.table_of(rows), vectors.astype(np.float16)))
 
 
 def _merged(pieces: Sequence[_Piece]) -> list[list[_Piece]]:

@@ -102,7 +102,7 @@ def embed(
         if dry_run:
             from simclr.embed.forecast import forecast
 
-            expected = forecast(source, store, lane, selection=selection, note=note)
+            expected = forecast(source, store, lane, model=lane.model, selection=selection, note=note)
             typer.echo(json.dumps(asdict(expected)) if as_json else words.of_forecast(expected, store))
             return
         with progress.show("embed") as update:

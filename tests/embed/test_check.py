@@ -84,6 +84,19 @@ def test_damaged_vectors_are_made_again_from_just_that_shard(out, tasks, number,
     np.testing.assert_allclose(vectors, before[1], atol=1e-3)
 
 
+def test_mending_a_shard_leaves_its_neighbours_alone_though_all_would_fit_in_one(out, tasks, monkeypatch):
+    """Merged with a neighbour that is damaged, too, or that the rest of the repair still looks for, it would do harm."""
+    monkeypatch.setattr(writer_module, "SHARD_ROWS", 4096)
+    before = contents(out)
+    for number in (0, 1):
+        flip_a_byte(out / "img_emb" / f"img_emb_{number:05d}.npy")
+    assert repair(out) == [f"img_emb/img_emb_{n:05d}.npy: embedded its 4 images again" for n in (0, 1)]
+    assert (faults(out), len(tasks)) == ([], 8)
+    rows, vectors = contents(out)
+    assert rows == before[0]
+    np.testing.assert_allclose(vectors, before[1], atol=1e-3)
+
+
 @pytest.mark.parametrize("folder", ["metadata", "spare"])
 @pytest.mark.parametrize("damage", [flip_a_byte, Path.unlink], ids=["flipped", "missing"])
 def test_damaged_metadata_come_from_their_copy(out, tasks, folder, damage):

@@ -19,17 +19,18 @@ def contents(folder: Path) -> dict[str, tuple[int, int]]:
 @pytest.fixture
 def expect(encoder, tmp_path):
     def expect(*sources: Path, **options: object) -> Forecast:
-        return forecast(sources, tmp_path / "out.store", Lane(encoder), **options)
+        return forecast(sources, tmp_path / "out.store", Lane(encoder), model=encoder.folder, **options)
 
     return expect
 
 
-def test_a_first_run_is_all_new_and_leaves_no_store(expect, photos, tmp_path):
+def test_a_first_run_is_all_new_and_leaves_no_store(expect, encoder, photos, tmp_path):
     (photos / "note.txt").write_text("no image")
     before = contents(tmp_path)
     found = expect(photos)
     assert (found.new, found.changed, found.gone, found.kept, found.skipped) == (12, 0, 0, 0, 1)
     assert found.sampled == 12
+    assert found.disk_bytes > (encoder.folder / "encoder.onnx").stat().st_size + 12 * 24
     assert contents(tmp_path) == before
 
 
