@@ -19,8 +19,10 @@ from simclr.artifacts import IndexInfo
 from simclr.embed.index import load_index, nearest
 from simclr.embed.shards import Row
 from simclr.embed.store import Store
-from simclr.errors import ArtifactError, ConfigError, EncoderMismatch
+from simclr.errors import ArtifactError, ConfigError, EncoderMismatch, ImageError
+from simclr.images import Picture, decode
 from simclr.runtime import Encoder
+from simclr.sources import place_of, read_place
 
 Query = str | Path | Image.Image
 
@@ -99,7 +101,7 @@ class Index:
             vectors = self._unit(queries)
         else:
             images = [queries] if isinstance(queries, (str, Path, Image.Image)) else list(queries)
-            vectors = self.encoder.encode(images)
+            vectors = self.encoder.encode([self._opened(image) for image in images])
         rows = self._rows
         wanted = min(k, len(self))
         while True:
@@ -116,6 +118,15 @@ class Index:
             if wanted == len(self) or all(len(row) == k for row in hits):
                 return hits
             wanted = min(2 * wanted, len(self))
+
+    def _opened(self, query: Query) -> Query | Picture:
+        """An image in a tar, zip or Parquet file, or behind a URL, as a hit's path names it, is decoded here."""
+        if isinstance(query, Image.Image) or Path(query).is_file():
+            return query
+        try:
+            return decode(read_place(place_of(str(query))), enough=self.encoder.recipe.enough)
+        except ImageError as exc:
+            raise ImageError(f"{query}: {exc}.") from exc
 
     def _hit(self, row: Row, product: float) -> Hit:
         return Hit(path=str(self.store.path(row)), similarity=min(1.0, max(-1.0, product)), id=row.id)

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from simclr.embed import Lane, embed_sources
+from simclr.embed import Lane, Store, build_index, embed_sources
 from simclr.embed import search as search_module
 from simclr.embed.search import Index
 from simclr.errors import ArtifactError, ConfigError, EncoderMismatch, ImageError
@@ -226,3 +226,19 @@ def test_an_image_query_opens_the_encoder_once(opened, photos, monkeypatch):
     opened.search(photos / "warm" / "red_dark.png")
     monkeypatch.setattr(search_module, "Encoder", None)
     assert len(opened.search(photos / "warm" / "red_dark.png", k=3)[0]) == 3
+
+
+def test_the_path_of_a_hit_in_a_tar_is_a_query(embed, photos, tmp_path):
+    import tarfile
+
+    with tarfile.open(tmp_path / "x.tar", "w") as tar:
+        for group in ("cold", "warm"):
+            tar.add(photos / group, arcname=group)
+    embed(tmp_path / "x.tar")
+    build_index(Store.open(tmp_path / "out.store"), tmp_path / "out.faiss")
+    index = Index.open(tmp_path / "out.faiss")
+    (hit,) = index.search(photos / "warm" / "red_dark.png", k=1)[0]
+    assert hit.path == f"{tmp_path}/x.tar/warm/red_dark.png"
+    assert index.search(hit.path, k=1)[0][0].id == hit.id
+    with pytest.raises(ImageError, match=rf"^{tmp_path}/x.tar/none.png: no longer in its tar file\.$"):
+        index.search(f"{tmp_path}/x.tar/none.png")
