@@ -131,8 +131,9 @@ def embed_sources(
 def look(words: Sequence[str], store: Store, selection: Selection, skips: Skips, *, note: Note) -> Plan:
     """Go through the sources and compare them with the store. Changes nothing."""
     known = store.info.sources
-    refuse_nesting({*folders_of(words), *(source.root for source in known if source.kind == "folder")})
     forgotten = [_number(known, word) for word in selection.forget]
+    kept = {source.root for i, source in enumerate(known) if source.kind == "folder" and i not in forgotten}
+    refuse_nesting(folders_of(words) | kept)
     inventories = [
         take_inventory(
             word,
@@ -147,6 +148,8 @@ def look(words: Sequence[str], store: Store, selection: Selection, skips: Skips,
     for source, word in zip(found, words, strict=True):
         if found.count(source) > 1:
             raise ConfigError(f"{word}: the same source twice. Give each once.")
+        if any(known[number] == source for number in forgotten):
+            raise ConfigError(f"{word}: is to be embedded and forgotten. Leave out --forget {word}.")
     return make_plan(Rows.of(store), known, inventories, forgotten=forgotten)
 
 

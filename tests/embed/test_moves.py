@@ -152,6 +152,21 @@ def test_a_forgotten_source_is_dropped(embed, photos, out):
         embed(photos / "warm", selection=Selection(forget=("nowhere",)))
 
 
+def test_a_folder_gives_way_to_the_one_that_it_lies_in(embed, photos, out, tasks):
+    embed(photos / "warm")
+    before, count = set(rows(out).values()), len(tasks)
+    assert embed(photos, selection=Selection(forget=(str(photos / "warm"),))) == Report(moved=6, added=6)
+    assert len(tasks) == count + 6
+    assert before <= set(rows(out).values())
+
+
+def test_a_source_cannot_be_embedded_and_forgotten_at_once(embed, photos, out):
+    embed(photos)
+    with pytest.raises(ConfigError, match="is to be embedded and forgotten"):
+        embed(photos, selection=Selection(forget=(str(photos),)))
+    assert len(rows(out)) == 12
+
+
 def test_another_content_with_the_same_64_bits_is_embedded(embed, photos, out, monkeypatch):
     """All contents seem known, none is: each is looked at again, and found to be its own."""
     monkeypatch.setattr("simclr.embed.lane.prefix", lambda digest: 7)
