@@ -15,8 +15,8 @@ from simclr.embed.writer import files_to_copy, first_manifest
 from simclr.free_memory import resident_peak
 from simclr.sources import Note
 
-SAMPLE = 200
-"""Images tried, spread over those to embed."""
+SAMPLE, SAMPLE_BATCHES = 200, 4
+"""Images and batches tried at least, of images drawn from all that are to embed; the first batch is not counted."""
 SAMPLE_SECONDS = 15.0
 _ROW_BYTES = 250
 """Metadata of a row in both copies, compressed; paths decide. caltech40: 120."""
@@ -62,10 +62,10 @@ def forecast(
     )
     skips = Skips(None)
     plan = look(words, there, selection, skips, note=note)
-    numbers = np.unique(np.linspace(0, len(plan) - 1, min(SAMPLE, len(plan))).astype(np.int64))
+    numbers = np.random.default_rng(0).permutation(len(plan))
     first: float | None = None
     last = 0.0
-    count = at_first = 0
+    count = at_first = batches = 0
     spent = Seconds()
     started = time.monotonic()
     for done in lane.run(plan.tasks(numbers), plan.contents.all()) if len(plan) else ():
@@ -76,7 +76,9 @@ def forecast(
         if first is None:  # opening the model is no part of the rate
             first, at_first = last, count
         spent = spent.plus(done.seconds)
-        if last - started > SAMPLE_SECONDS and count > at_first:
+        batches += 1
+        enough = batches > SAMPLE_BATCHES and count - at_first >= SAMPLE
+        if enough or (last - started > SAMPLE_SECONDS and count > at_first):
             break
     rate = (count - at_first) / (last - first) if first is not None and count > at_first else None
     rows = len(plan) + plan.kept

@@ -35,6 +35,8 @@ def hand_over(store: Store, out: Path, *, form: str) -> list[Path]:
         write_atomically(out, lambda temporary: _csv(store, temporary, vectors=True))
         return [out]
     rows = out.with_suffix(".csv")
+    if rows == out:
+        raise ConfigError(f"{out}: is where the rows go. Give the vectors a name that ends with .npy.")
     write_atomically(out, lambda temporary: _npy(store, temporary))
     write_atomically(rows, lambda temporary: _csv(store, temporary, vectors=False))
     return [out, rows]

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from simclr.cpus import available_cpus
 from simclr.embed.known import prefix
 from simclr.embed.threads import Job, Threads
-from simclr.errors import ImageError
+from simclr.errors import ImageError, reason
 from simclr.images import PIXEL_LIMIT, decode
 from simclr.runtime import Encodes
 from simclr.sources import Place, read_place
@@ -64,6 +64,8 @@ class Known(NamedTuple):
 class Failed(NamedTuple):
     number: int
     reason: str
+    is_no_image: bool = False
+    """Whether its bytes were read, and are no image: trying again would not help."""
 
 
 class Seconds(NamedTuple):
@@ -93,9 +95,15 @@ class Done:
     known: list[Known] = field(default_factory=list)
     failed: list[Failed] = field(default_factory=list)
     seconds: Seconds = NO_TIME
+    memory: int = 0
+    """Bytes that the process which did it has held at most; 0 where it is this one."""
 
     def __len__(self) -> int:
         return len(self.images) + len(self.known) + len(self.failed)
+
+
+class NoImage(ImageError):
+    """Bytes that were read, and cannot be decoded."""
 
 
 def nothing() -> Done:
@@ -119,12 +127,20 @@ class Decoding:
     ) -> None:
         self._recipe, self._limits, self._is_known = encoder.recipe, limits, is_known
         self.cores = Cores(shared=encoder.backend == "ort-cpu")
-        self.threads: Threads[Task, Result] = Threads(self._decode, count=threads, seconds=limits.seconds)
+        self.threads: Threads[Task, Result] = Threads(self._work, count=threads, seconds=limits.seconds)
 
     def close(self) -> None:
         """Nothing waits for the threads; they end once they have nothing to do."""
         self.cores.for_decoding()
         self.threads.close()
+
+    def _work(self, task: Task) -> Result:
+        try:
+            return self._decode(task)
+        except ImageError:
+            raise
+        except Exception as exc:  # whatever one file does, the others go on
+            raise ImageError(f"cannot be decoded: {type(exc).__name__}: {reason(exc)}") from exc
 
     def _decode(self, task: Task) -> Result:
         started = time.perf_counter()
@@ -136,12 +152,15 @@ class Decoding:
         with self.threads.own_time_stands_still():
             self.cores.wait()
         began = time.perf_counter()
-        picture = decode(
-            data,
-            enough=self._recipe.enough,
-            pixel_limit=self._limits.pixels,
-            one_large=self.threads.turn,
-        )
+        try:
+            picture = decode(
+                data,
+                enough=self._recipe.enough,
+                pixel_limit=self._limits.pixels,
+                one_large=self.threads.turn,
+            )
+        except ImageError as exc:
+            raise NoImage(str(exc)) from exc
         pixels = self._recipe.apply(picture.image)
         seconds = Seconds(reading=read - started, decoding=time.perf_counter() - began)
         return Result(
@@ -246,7 +265,7 @@ def _batches(
         try:
             result = decoding.threads.result(job)
         except ImageError as exc:
-            done.failed.append(Failed(task.number, str(exc)))
+            done.failed.append(Failed(task.number, str(exc), isinstance(exc, NoImage)))
         else:
             done.seconds = done.seconds.plus(result.seconds)
             if isinstance(result.what, Known):

@@ -53,4 +53,6 @@ class Skips:
 
 def kind_of(reason: str) -> str:
     """A reason without what differs from file to file."""
-    return reason.partition(":")[0].partition(" (")[0]
+    for mark in (":", " (", ". ", " back to "):
+        reason = reason.partition(mark)[0]
+    return reason

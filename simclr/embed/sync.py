@@ -6,9 +6,11 @@ is dropped. Shards are written whole; a kill loses at most one.
 """
 
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
+from itertools import islice
 from pathlib import Path
 from typing import Protocol
 
@@ -16,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from simclr.artifacts import SourceInfo
-from simclr.embed import writer as writing_
+from simclr.embed import writer as writer_module
 from simclr.embed.known import prefix
 from simclr.embed.lane import Done, Embedded, Known, Seconds, Task
 from simclr.embed.plan import Candidate, Plan, Rows, make_plan
@@ -28,8 +30,13 @@ from simclr.errors import ConfigError
 from simclr.sources import Note, Patterns, is_url, take_inventory
 from simclr.stopping import stop_requests
 
+_SOME = 4
+"""Rows looked at for a content: the last ones added, since earlier ones may have changed or gone."""
+
 SHARD_SECONDS = 30.0
 """A shard closes after these, or when it is full; a kill loses at most one shard's work."""
+
+_PACKED = ("tar", "zip", "parquet")
 
 Progress = Callable[[int, int, str], None]
 """Called with images done, images in all, and a few words."""
@@ -113,7 +120,7 @@ def embed_sources(
     """
     words = [str(source) for source in sources]
     refuse_nesting(folders_of(words))
-    with writing_.writing(store, model=model, identity=lane.identity, width=lane.width) as writer:
+    with writer_module.writing(store, model=model, identity=lane.identity, width=lane.width) as writer:
         skips = Skips(writer.folder)
         try:
             plan = look(words, writer.store, selection, skips, note=note)
@@ -131,9 +138,10 @@ def embed_sources(
 def look(words: Sequence[str], store: Store, selection: Selection, skips: Skips, *, note: Note) -> Plan:
     """Go through the sources and compare them with the store. Changes nothing."""
     known = store.info.sources
-    forgotten = [_number(known, word) for word in selection.forget]
-    kept = {source.root for i, source in enumerate(known) if source.kind == "folder" and i not in forgotten}
-    refuse_nesting(folders_of(words) | kept)
+    rows = Rows.of(store)
+    forgotten = [number for word in selection.forget for number in _numbers(known, word)]
+    in_use = set(np.unique(rows.sources).tolist()) - set(forgotten)
+    refuse_nesting(folders_of(words) | {known[i].root for i in in_use if known[i].kind == "folder"})
     inventories = [
         take_inventory(
             word,
@@ -147,10 +155,19 @@ def look(words: Sequence[str], store: Store, selection: Selection, skips: Skips,
     found = [SourceInfo(kind=inventory.kind, root=inventory.root) for inventory in inventories]
     for source, word in zip(found, words, strict=True):
         if found.count(source) > 1:
-            raise ConfigError(f"{word}: the same source twice. Give each once.")
+            raise ConfigError(
+                f"{word}: the same source twice, {source.kind} of {source.root}. Give each once, and several files of one folder as "
+                "one word: put quotes around braces and globs."
+            )
+        packed = [known[i] for i in in_use if known[i].root == source.root and known[i].kind in _PACKED]
+        if source.kind == "folder" and packed:
+            raise ConfigError(
+                f"{word}: the store has images of its {packed[0].kind} files, but now it holds an image beside them. Name which: "
+                f"'{word.rstrip('/')}/*.{packed[0].kind}'"
+            )
         if any(known[number] == source for number in forgotten):
             raise ConfigError(f"{word}: is to be embedded and forgotten. Leave out --forget {word}.")
-    return make_plan(Rows.of(store), known, inventories, forgotten=forgotten)
+    return make_plan(rows, known, inventories, forgotten=forgotten)
 
 
 def folders_of(words: Sequence[str]) -> set[str]:
@@ -175,10 +192,11 @@ def _place(word: str) -> str:
     return word if is_url(word) else str(Path(word).resolve())
 
 
-def _number(sources: Sequence[SourceInfo], word: str) -> int:
-    for number, source in enumerate(sources):
-        if source.root in (word, _place(word)):
-            return number
+def _numbers(sources: Sequence[SourceInfo], word: str) -> list[int]:
+    """Of the sources with this root."""
+    numbers = [i for i, source in enumerate(sources) if source.root in (word, _place(word))]
+    if numbers:
+        return numbers
     raise ConfigError(
         f"--forget {word}: not among the store's sources, which are {', '.join(source.root for source in sources) or 'none'}."
     )
@@ -195,7 +213,7 @@ class _Run:
         self._vectors: list[NDArray[np.float32]] = []
         self._known: list[Known] = []
         self._lost: list[int] = []
-        """Ids of rows whose image cannot be read any more."""
+        """Ids of rows whose file holds no image any more."""
         self._again: list[int] = []
         """Numbers of candidates that only seemed to be known: 64 bits of another content, or of a row that has gone."""
 
@@ -213,7 +231,7 @@ class _Run:
                 spent = spent.plus(done.seconds)
                 self.report.seconds, self.report.bound = time.monotonic() - started, bound(spent)
                 progress(min(count, len(self.plan)), len(self.plan), self._words())
-                if self._rows >= writing_.SHARD_ROWS or time.monotonic() >= closes or stopped():
+                if self._rows >= writer_module.SHARD_ROWS or time.monotonic() >= closes or stopped():
                     self._commit()
                     closes = time.monotonic() + SHARD_SECONDS
                 if stopped():
@@ -242,8 +260,12 @@ class _Run:
         for failed in done.failed:
             candidate = self.plan.candidate(failed.number)
             self.skips.add(self._root(candidate.source), candidate.name, failed.reason)
-            if candidate.replaces is not None:  # it was readable once; its old vector is no longer true
-                self._lost.append(candidate.replaces)
+            if candidate.replaces is not None and failed.is_no_image:
+                self._lost.append(candidate.replaces)  # its old vector is no longer true
+            elif (
+                candidate.replaces is not None
+            ):  # a disk or a server that answers no more: the next run looks again
+                self.report.kept += 1
 
     def _root(self, source: int) -> str:
         return self.writer.info.sources[source].root
@@ -280,29 +302,47 @@ class _Run:
         origins: dict[str, list[tuple[Row, NDArray[np.float32]]]] = {}
         for row, vector in zip(shard.rows, shard.vectors, strict=True):
             origins.setdefault(row.content_hash, []).append((row, vector))
-        ids = {id for known in self._known for id in self.plan.contents.ids(known.digest)}
-        for row, vector in self.writer.look_up(np.array(sorted(ids), np.int64)):
+        for row, vector in self.writer.look_up(np.array(sorted(self._origins_wanted()), np.int64)):
             origins.setdefault(row.content_hash, []).append((row, vector))
+        holders = {hash: {row.id for row, _ in found} for hash, found in origins.items()}
+        moved = {hash: [id for id in ids if id in self._gone] for hash, ids in holders.items()}
         for known in self._known:
-            candidate, found = self.plan.candidate(known.number), origins.get(known.digest.hex(), [])
-            if not found:
+            hash, candidate = known.digest.hex(), self.plan.candidate(known.number)
+            if hash not in origins:
                 self._again.append(known.number)
                 continue
-            (like, vector), holders = found[0], {row.id for row, _ in found}
-            moved = next(iter(holders & self._gone), None)
+            like, vector = origins[hash][0]
             if candidate.replaces is not None:
                 shard.replace(_row(candidate, candidate.replaces, known, like.width, like.height), vector)
-                touched = candidate.replaces in holders
+                touched = candidate.replaces in holders[hash]
                 self.report.kept += touched
                 self.report.changed += not touched
-            elif moved is not None:
-                self._gone.remove(moved)
-                shard.replace(_row(candidate, moved, known, like.width, like.height), vector)
+            elif moved[hash]:
+                id = moved[hash].pop()
+                self._gone.remove(id)
+                shard.replace(_row(candidate, id, known, like.width, like.height), vector)
                 self.report.moved += 1
             else:
                 (id,) = self.writer.new_ids(1)
                 shard.add(_row(candidate, id, known, like.width, like.height), vector)
                 self.report.copied += 1
+
+    def _origins_wanted(self) -> set[int]:
+        """Rows to look at: of each content a few, those that it may have moved from, and the one that is to be replaced.
+
+        A picture that says "image not available" may be there a hundred thousand times.
+        """
+        wanted: set[int] = set()
+        times = Counter(known.digest for known in self._known)
+        ids = {digest: self.plan.contents.ids(digest) for digest in times}
+        for digest, count in times.items():
+            wanted.update(ids[digest][-_SOME:])
+            wanted.update(islice((id for id in ids[digest] if id in self._gone), count))
+        for known in self._known:
+            replaced = int(self.plan.replaces[known.number])
+            if replaced >= 0:
+                wanted.add(replaced)
+        return wanted
 
     def _drop(self) -> None:
         if self._gone:

@@ -55,7 +55,9 @@ class Threads(Generic[T, Value]):
 
     def result(self, job: Job[Value]) -> Value:
         """What `work` gave or raised. Raises ImageError where it takes too long; its thread is replaced then."""
-        while not job.done.wait(self._left(job)):
+        while not job.done.wait(max(0.0, min(self._left(job), _LOOK_AGAIN))):
+            if (holder := self.turn.holder) is not None and self._left(holder) <= 0:
+                self.turn.pass_on(holder)  # this job, or one before it, may wait for it
             if job.started is not None and self._left(job) <= 0:
                 job.given_up = True
                 self.left_behind += 1
@@ -71,9 +73,9 @@ class Threads(Generic[T, Value]):
     def own_time_stands_still(self) -> Iterator[None]:
         """For `work` that waits for what is not its file's fault."""
         job: Job[Value] = self._own.job
-        job.started = None
+        spent = _stop(job)
         yield
-        job.started = time.monotonic()
+        job.started = time.monotonic() - spent
 
     def close(self) -> None:
         """Threads end once they have nothing to do; nothing waits for them."""
@@ -108,22 +110,29 @@ class Turn:
         self._own = own
         """Its `job` is that of the thread that asks."""
         self._lock = threading.Lock()
-        self._holder: Job[Any] | None = None
+        self.holder: Job[Any] | None = None
 
     def __enter__(self) -> None:
         job: Job[Any] = self._own.job
-        job.started = None
+        spent = _stop(job)
         while not (lock := self._lock).acquire(timeout=_LOOK_AGAIN):  # another lock may have taken its place
             pass
-        self._own.lock, self._holder = lock, job
-        job.started = time.monotonic()
+        self._own.lock, self.holder = lock, job
+        job.started = time.monotonic() - spent
 
     def __exit__(self, *words: object) -> None:
         if self._own.lock is self._lock:
-            self._holder = None
+            self.holder = None
         self._own.lock.release()
 
     def pass_on(self, job: Job[Any]) -> None:
         """Its thread will never give the lock back: from now on it is another one."""
-        if self._holder is job:
-            self._holder, self._lock = None, threading.Lock()
+        if self.holder is job:
+            self.holder, self._lock = None, threading.Lock()
+
+
+def _stop(job: Job[Any]) -> float:
+    """Stop a job's clock; seconds that it has run."""
+    spent = 0.0 if job.started is None else time.monotonic() - job.started
+    job.started = None
+    return spent

@@ -48,6 +48,8 @@ def of_forecast(forecast: Forecast, store: Path) -> str:
             f"  time     {_time(forecast.seconds):>11}   at {forecast.images_per_second:,.1f} images/s, bound by {forecast.bound}, "
             f"found by {forecast.sampled:,} images"
         )
+    elif forecast.sampled:
+        lines.append("  time                 too few images to tell")
     lines.append(f"  disk     {forecast.disk_bytes / 1e6:>8,.1f} MB   more")
     lines.append(f"  memory   {forecast.memory_bytes / 1e6:>8,.0f} MB")
     return "\n".join(lines)

@@ -109,6 +109,7 @@ def _work(tasks_in: BinaryIO, outbox: _Outbox) -> None:
     threading.Thread(target=_receive, args=(tasks_in, decoding, jobs), daemon=True).start()
     threading.Thread(target=_beat, args=(outbox,), daemon=True).start()
     for done in encode(_all_of(jobs), decoding, encoder, digests):
+        done.memory = resident_peak()
         outbox.send(done)
         if decoding.threads.left_behind >= HUNG:
             outbox.send(Tired())

@@ -32,8 +32,8 @@ Note = Callable[[str], None]
 
 _SILENT_SECONDS = 30.0
 """A worker that says nothing for so long, and the time of a file, is stuck."""
-_MOST_DEATHS = 5
-"""In a row, each with another file and none in between embedded: it is not the files, then."""
+_MOST_DEATHS = 50
+"""In a row, none in between embedded: it is not the files, then."""
 _START = "import sys; sys.path[:] = {path!r}; from simclr.embed.worker import main; main()"
 
 
@@ -170,6 +170,7 @@ class _Worker:
             except (EOFError, pickle.UnpicklingError, OSError):
                 inbox.put((self, None))
                 return
+            self.heard = time.monotonic()  # here: whoever reads the inbox may be writing a shard for a minute
             inbox.put((self, message))
 
 
@@ -205,7 +206,6 @@ class _Crew:
                 yield nothing()
                 continue
             if worker in self._workers:  # else they are the last words of one that is gone
-                worker.heard = time.monotonic()
                 yield from self._hear(worker, message)
 
     @property
@@ -223,6 +223,7 @@ class _Crew:
     def _hear(self, worker: _Worker, message: Any) -> Iterator[Done]:
         if isinstance(message, Done):
             self._deaths = 0
+            self._remember(worker, message.memory)
             for number in _numbers(message):
                 del worker.tasks[number]
             yield message
@@ -241,9 +242,12 @@ class _Crew:
             yield from self._bury(worker)
         else:
             assert isinstance(message, Alive)
-            worker.memory = message.memory
-            self.memory = max(self.memory, sum(worker.memory for worker in self._workers))
+            self._remember(worker, message.memory)
             yield nothing()
+
+    def _remember(self, worker: _Worker, memory: int) -> None:
+        worker.memory = memory
+        self.memory = max(self.memory, sum(worker.memory for worker in self._workers))
 
     def _welcome(self, worker: _Worker, ready: Ready) -> None:
         worker.ready = ready

@@ -20,7 +20,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from simclr.artifacts import ShardInfo, SourceInfo, StoreInfo
+from simclr.artifacts import ShardInfo, SourceInfo, StoreInfo, fsync_folder, write_atomically
 from simclr.embed import shards
 from simclr.embed.shards import METADATA, REPLACED, SPARE, VECTORS, Row
 from simclr.embed.store import MANIFEST_FILE, MODEL_FOLDER, Store, is_store
@@ -32,6 +32,8 @@ SHARD_ROWS = 4096
 """Rows of a full shard."""
 REPLACED_SECONDS = 600.0
 """How long what was replaced stays readable."""
+_REPLACED_BYTES = 256 << 20
+"""What they may take in any case; else as much as the store's vectors."""
 _LOCK = ".lock"
 
 
@@ -97,6 +99,24 @@ def locked(folder: Path) -> Iterator[None]:
             (folder / _LOCK).unlink(missing_ok=True)
             with contextlib.suppress(OSError):  # what else lies there is not ours
                 folder.rmdir()
+
+
+def copy(source: Path, target: Path) -> None:
+    """Whole or not at all."""
+    write_atomically(target, lambda temporary: shutil.copyfile(source, temporary))
+
+
+def is_being_written(folder: Path) -> bool:
+    """Whether a writer has the store's lock."""
+    lock = filelock.FileLock(folder / _LOCK)
+    try:
+        lock.acquire(timeout=0)
+    except filelock.Timeout:
+        return True
+    except OSError:  # a store that cannot be written to
+        return False
+    lock.release()
+    return False
 
 
 def files_to_copy(model: Path) -> list[Path]:
@@ -193,6 +213,10 @@ class StoreWriter:
 
     def clean(self) -> None:
         """Remove what killed writers left, and what was replaced a while ago."""
+        self._make_folders()
+        spare = self.folder / SPARE / MANIFEST_FILE
+        if not spare.exists() or spare.read_bytes() != (self.folder / MANIFEST_FILE).read_bytes():
+            self.info.save(spare)  # before the shards go that only it lists
         for path in self._unlisted(VECTORS, METADATA, SPARE):
             path.unlink()
         for path in self.folder.glob(".*.tmp"):  # of the manifest or skipped.csv
@@ -223,9 +247,10 @@ class StoreWriter:
         info = dataclasses.replace(
             self.info, generation=self.info.generation + 1, next_shard=number, shards=tuple(made)
         )
+        # the copy first: restored after a kill between the two, it lists shards that are all there, and ids not yet given
+        info.save(self.folder / SPARE / MANIFEST_FILE)
         info.save(self.folder / MANIFEST_FILE)
         self.info = info
-        info.save(self.folder / SPARE / MANIFEST_FILE)
         self._retire()
 
     def _retire(self) -> None:
@@ -247,17 +272,30 @@ class StoreWriter:
         return [path for name in folders for path in _inside(self.folder / name) if path not in listed]
 
     def _forget_replaced(self) -> None:
-        for path in _inside(self.folder / REPLACED):
-            if path.stat().st_mtime < time.time() - REPLACED_SECONDS:
+        """The oldest first, also where they take more room than the store itself."""
+        stats = sorted(
+            (path.stat().st_mtime, path.stat().st_size, path) for path in _inside(self.folder / REPLACED)
+        )
+        total = sum(size for _, size, _ in stats)
+        room = max(_REPLACED_BYTES, 2 * self.info.width * sum(shard.rows for shard in self.info.shards))
+        for changed, size, path in stats:
+            if changed < time.time() - REPLACED_SECONDS or total > room:
                 path.unlink()
+                total -= size
 
     def _begin(self, model: Path) -> None:
         """Make the folders of a new store, and the copy of the model."""
+        self._make_folders()
+        for path in files_to_copy(model):
+            copy(path, self.folder / MODEL_FOLDER / path.name)
+        self._model = None
+
+    def _make_folders(self) -> None:
+        """Tools that copy stores lose empty folders."""
         for name in (VECTORS, METADATA, SPARE, REPLACED, MODEL_FOLDER):
             (self.folder / name).mkdir(exist_ok=True)
-        for path in files_to_copy(model):
-            shutil.copyfile(path, self.folder / MODEL_FOLDER / path.name)
-        self._model = None
+        fsync_folder(self.folder)
+        fsync_folder(self.folder.parent)
 
     # ---- shards
 
@@ -301,7 +339,8 @@ def _merged(pieces: Sequence[_Piece]) -> list[list[_Piece]]:
 
 
 def _inside(folder: Path) -> Iterator[Path]:
-    return iter(sorted(folder.iterdir())) if folder.is_dir() else iter(())
+    """Files: a folder in there is somebody else's, such as a NAS box's."""
+    return (path for path in sorted(folder.iterdir()) if not path.is_dir()) if folder.is_dir() else iter(())
 
 
 def _usable(folder: Path) -> bool:

@@ -8,7 +8,8 @@ from simclr.cache_folder import cache_folder
 from simclr.sources.cache import Note
 from simclr.sources.collection import Collection
 from simclr.sources.filters import Patterns
-from simclr.sources.inventory import Inventory, locate, openable, place_of, take_inventory
+from simclr.sources.inventory import Inventory, take_inventory
+from simclr.sources.located import locate, openable, place_of
 from simclr.sources.names import Names
 from simclr.sources.opening import open_collection
 from simclr.sources.places import Place

@@ -9,23 +9,24 @@ import os
 import stat as modes
 from array import array
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
-from functools import cached_property, lru_cache
+from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from simclr.errors import ImageError, SimclrError, reason
+from simclr.errors import ConfigError, ImageError, SimclrError, reason
 from simclr.sources import remote
 from simclr.sources.cache import Note, filling
 from simclr.sources.collection import Spans
 from simclr.sources.contents import PACKING, contents_of
 from simclr.sources.filters import EVERYTHING, Patterns
+from simclr.sources.located import above, exists, joined, mtime_of, openable, real, remote_exists
 from simclr.sources.members import Members, spans_of
 from simclr.sources.names import Names
 from simclr.sources.places import Place
-from simclr.sources.recognise import PACKED, Recognised, base_of, kind_of, packed_in, recognise, relative
+from simclr.sources.recognise import PACKED, Recognised, kind_of, packed_in, recognise, relative
 from simclr.sources.walk import (
     LEFT_OUT,
     UNPRINTABLE,
@@ -77,12 +78,12 @@ class Inventory:
         Out of sight is what the system refused to list or look at, and what lies in a tar, zip or Parquet file that still
         exists but was not named this time.
         """
-        above = _above(name)
-        if any(path in self._hidden for path in above):
+        outer = above(name)
+        if any(path in self._hidden for path in outer):
             return False
-        if self.kind not in PACKED or any(path in self._named for path in above):
+        if self.kind not in PACKED or any(path in self._named for path in outer):
             return True
-        return not any(kind_of(path.partition("#")[0]) == self.kind and self._exists(path) for path in above)
+        return not any(kind_of(path.partition("#")[0]) == self.kind and self._exists(path) for path in outer)
 
     @cached_property
     def _hidden(self) -> frozenset[str]:
@@ -93,7 +94,7 @@ class Inventory:
         return frozenset(self.containers)
 
     def _exists(self, container: str) -> bool:
-        return _exists(f"{self.root}/{container.partition('#')[0]}")
+        return exists(f"{self.root}/{container.partition('#')[0]}")
 
 
 def take_inventory(word: str, *, patterns: Patterns, follow_links: bool, skip: Skip, note: Note) -> Inventory:
@@ -102,8 +103,9 @@ def take_inventory(word: str, *, patterns: Patterns, follow_links: bool, skip: S
     `skip` is told each file left out, but for what a pattern leaves out; `note` how many those are, and what takes long.
     Raises ImageError (nothing there, or no image), ConfigError (no source of images), MissingExtra.
     """
-    _remote_exists.cache_clear()
+    remote_exists.cache_clear()
     found = recognise(word)
+    _refuse_unspeakable(found)
     if found.kind == "folder":
         rows = _Rows(found, patterns, skip)
         entries = (
@@ -114,10 +116,25 @@ def take_inventory(word: str, *, patterns: Patterns, follow_links: bool, skip: S
         for entry in entries:
             rows.take(entry)
         if len(rows.sizes) or rows.left_out_images:
-            return rows.inventory("folder", _real(found.root), note)
+            return rows.inventory("folder", real(found.root), note)
         found = _instead(found, rows, note)
+        out_of_sight = tuple(rows.out_of_sight)
+    else:
+        out_of_sight = ()
     with filling(word, note=note):
-        return _of_files(found, patterns, skip, note)
+        inventory = _of_files(found, patterns, skip, note)
+    return replace(inventory, out_of_sight=(*inventory.out_of_sight, *out_of_sight))
+
+
+def _refuse_unspeakable(found: Recognised) -> None:
+    """A store keeps where its images lie as text."""
+    try:
+        real(found.root).encode()
+        found.word.encode()
+    except UnicodeEncodeError as exc:
+        raise ConfigError(
+            f"{found.source!a}: its path is not UTF-8, and no store can keep it. Rename it."
+        ) from exc
 
 
 def _instead(folder: Recognised, rows: "_Rows", note: Note) -> Recognised:
@@ -241,7 +258,7 @@ def _of_files(found: Recognised, patterns: Patterns, skip: Skip, note: Note) -> 
     wanted_shorts = [short for short in shorts if found.kind == "list" or not patterns.closes(short)]
     if not wanted_shorts:
         raise ImageError(f"{found.source}: {_nothing(found.kind, 1)}")
-    files = [_joined(found.root, short) for short in wanted_shorts]  # as `locate` calls them
+    files = [joined(found.root, short) for short in wanted_shorts]  # as `locate` calls them
     copies = remote.copies(files, note=note) if found.is_remote else None
     here = [copy.path for copy in copies] if copies else files
     contents = contents_of(found, here, wanted_shorts, root=found.root, note=note)
@@ -250,7 +267,7 @@ def _of_files(found: Recognised, patterns: Patterns, skip: Skip, note: Note) -> 
         for name in contents:
             rows.take(_named_file(name, found.root, patterns))
         return rows.inventory("list", found.word, note)
-    stamps = [copy.stamp for copy in copies] if copies else [_mtime(file) for file in files]
+    stamps = [copy.stamp for copy in copies] if copies else [mtime_of(file) for file in files]
     if found.column is not None:
         wanted_shorts = [f"{short}#{found.column}" for short in wanted_shorts]
     return _packed(found, shorts, wanted_shorts, contents, stamps, patterns, skip, note)
@@ -262,7 +279,7 @@ def _named_file(name: str, base: str, patterns: Patterns) -> Found | Skipped:
         return Skipped(name, UNPRINTABLE)
     if not patterns.takes(name):
         return Skipped(name, LEFT_OUT)
-    file = _joined(base, name)
+    file = joined(base, name)
     if remote.is_url(file):
         return Found(name, -1, 0)
     try:
@@ -303,7 +320,7 @@ def _packed(
     column = "" if found.column is None else f"#{found.column}"
     return Inventory(
         found.kind,
-        _real(found.root),
+        real(found.root),
         spans.names,
         sizes,
         stamp_of,
@@ -311,93 +328,3 @@ def _packed(
         containers=tuple(f"{container}{column}" for container in containers),
         out_of_sight=tuple(short for short, one in zip(shorts, members, strict=True) if one.fault),
     )
-
-
-# ---- images known from before
-
-
-def locate(kind: str, root: str, name: str) -> Place:
-    """Where an image lies that an earlier inventory named. Raises ImageError without a path."""
-    if kind not in PACKED:
-        return Place(openable(kind, root, name))
-    for path in _above(name)[:-1][::-1]:
-        file, _, column = path.partition("#") if kind == "parquet" else (path, "", "")
-        if kind_of(file) == kind and _exists(f"{root}/{file}"):
-            try:
-                one = _opened(kind, f"{root}/{file}", column or None, _mtime_or_0(f"{root}/{file}"))
-                i = one.names.index(name[len(path) + 1 :])
-                return Place(one.file, int(one.offsets[i]), int(one.spans[i]), PACKING[kind])
-            except ValueError:
-                raise ImageError(f"no longer in its {kind} file") from None
-            except SimclrError as exc:
-                raise ImageError(f"its {kind} file cannot be read") from exc
-    raise ImageError(f"its {kind} file is no longer there")
-
-
-def openable(kind: str, root: str, name: str) -> str:
-    """A path or URL that a person may open, where there is one; else container and member."""
-    return _joined(base_of(root), name) if kind == "list" else _joined(root, name)
-
-
-def place_of(path: str) -> Place:
-    """Where the bytes of an image lie that `openable` has named. Raises ImageError without a path."""
-    if not remote.is_url(path) and not os.path.isfile(path):
-        for above in _above(path)[1:-1]:
-            file = above.partition("#")[0]
-            if kind_of(file) in PACKED and os.path.isfile(file):
-                root, _, name = above.rpartition("/")
-                return locate(kind_of(file), root, f"{name}{path[len(above) :]}")
-    return Place(path)
-
-
-@lru_cache(4)
-def _opened(kind: str, file: str, column: str | None, mtime: int) -> Members:
-    found = Recognised(file, kind, file, (file,), base_of(file), False, column)
-    here = [remote.copies([file], note=_silent)[0].path] if found.is_remote else [file]
-    contents = contents_of(found, here, ["."], root=found.root, note=_silent)
-    if isinstance(contents, Names):
-        raise ImageError(f"{file}: holds paths now, no images.")
-    return contents[0]
-
-
-def _silent(line: str) -> None:
-    """For what was said when the inventory was taken."""
-
-
-def _joined(base: str, name: str) -> str:
-    if remote.is_url(name) or os.path.isabs(name):
-        return name
-    return f"{base.rstrip('/')}/{name}"
-
-
-def _above(name: str) -> list[str]:
-    """A path, the folders that it lies in, and the root: `a/b`, `a`, `.`."""
-    paths = [name]
-    while "/" in name:
-        name = name.rpartition("/")[0]
-        paths.append(name)
-    return [*paths, "."]
-
-
-def _real(root: str) -> str:
-    return root if remote.is_url(root) else os.path.realpath(root)
-
-
-@lru_cache(1024)
-def _remote_exists(url: str) -> bool:
-    return remote.exists(url)
-
-
-def _exists(file: str) -> bool:
-    return _remote_exists(file) if remote.is_url(file) else os.path.exists(file)
-
-
-def _mtime(file: str) -> int:
-    try:
-        return os.stat(file).st_mtime_ns
-    except OSError as exc:
-        raise ImageError(f"{file}: cannot be read ({exc.strerror or exc}).") from exc
-
-
-def _mtime_or_0(file: str) -> int:
-    return 0 if remote.is_url(file) else _mtime(file)

@@ -49,6 +49,8 @@ def read(place: Place) -> bytes:
             return _member(file, place.size) if place.packing == "zip" else _exactly(file, place.size)
     except SimclrError:
         raise
+    except struct.error as exc:
+        raise ImageError(f"damaged: a header of the zip file is none ({reason(exc)})") from exc
     except OSError as exc:
         raise ImageError(f"cannot be read: {exc.strerror or reason(exc)}") from exc
     except Exception as exc:  # each protocol has its own

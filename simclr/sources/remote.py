@@ -137,9 +137,15 @@ def stamp(info: dict[str, Any]) -> int:
 
 
 def exists(url: str) -> bool:
-    """Raises ImageError where the server does not answer."""
+    """Also where its server does not say."""
     files, path = _open(url)
-    return bool(_asked(url, lambda: files.exists(path)))
+    try:
+        files.info(path)
+    except FileNotFoundError as exc:
+        return exc.__cause__ is not None and getattr(exc.__cause__, "status", None) != 404
+    except Exception:  # each protocol has its own errors
+        return True
+    return True
 
 
 def _target(url: str) -> tuple[Path, int | None, int]:

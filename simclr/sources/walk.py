@@ -197,5 +197,6 @@ def _file(whole: str, path: str) -> Found | Skipped:
         if not has_image_suffix(path) and not begins_as_image(whole):
             return Skipped(path, "not an image of a known format")
     except OSError as exc:
-        return Skipped(path, f"cannot be read: {exc.strerror or exc}", unreachable=True)
+        gone = isinstance(exc, FileNotFoundError)  # a link whose target is no more
+        return Skipped(path, f"cannot be read: {exc.strerror or exc}", unreachable=not gone)
     return Found(path, stat.st_size, stat.st_mtime_ns)

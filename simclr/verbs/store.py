@@ -58,7 +58,8 @@ def export(
     store: Annotated[Path, typer.Argument(help="Store written by `simclr embed`.")],
     to: Annotated[str, typer.Option("--to", metavar="parquet|csv|npy", help="Form of the file.")] = "parquet",
     out: Annotated[
-        Path | None, typer.Option(help="File to write.  [default: beside the store, under its name]")
+        Path | None,
+        typer.Option(help="File to write.  [default: beside the store, such as out.store.parquet]"),
     ] = None,
 ) -> None:
     """Write all vectors and paths of a store into one file for other tools.
@@ -69,5 +70,5 @@ def export(
         from simclr.embed.hand_over import hand_over
         from simclr.embed.store import Store
 
-        for path in hand_over(Store.open(store), out or store.with_suffix(f".{to}"), form=to):
+        for path in hand_over(Store.open(store), out or store.with_name(f"{store.name}.{to}"), form=to):
             typer.echo(path)

@@ -233,7 +233,8 @@ def test_a_reader_finishes_what_it_began_whatever_a_writer_replaces(out, embed, 
     next(blocks)
     for path in photos.rglob("*.png"):
         Image.new("RGB", (9, 9), "white").save(path)
-    assert embed(photos).changed + embed(photos).kept == 12 + 12 - embed(photos).copied
+    report = embed(photos)
+    assert report.changed == 12
     assert StoreInfo.load(out / "manifest.json").generation > store.info.generation
     assert sum(len(vectors) for _, vectors in blocks) == 8
     assert store.rows() == before
@@ -302,3 +303,101 @@ print(*sorted(path for table in tables for path in table["image_path"].to_pylist
 """
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     assert done.stdout.split() == sorted(row.image_path for row in Store.open(out).rows())
+
+
+def test_a_kill_between_manifest_and_copy_costs_neither_rows_nor_ids(out, embed, photos, monkeypatch):
+    """The copy may be one commit ahead or, found by the next writer, is made what the manifest is."""
+    save, saved = StoreInfo.save, []
+
+    class Killed(BaseException):
+        pass
+
+    def dies_at_the_second(self, path):
+        saved.append(path)
+        if len(saved) == 2:
+            raise Killed
+        save(self, path)
+
+    Image.new("RGB", (30, 30), "white").save(photos / "a.png")
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        patch.setattr(StoreInfo, "save", dies_at_the_second)
+        patch.setattr(writer_module.StoreWriter, "clean", lambda self: None)  # a real kill cleans nothing
+        embed(photos)
+    (out / "manifest.json").write_text("{")
+    assert repair(out)[0] == "manifest.json: restored from its copy"
+    assert faults(out) == []
+    assert embed(photos) == Report(kept=13)
+    assert sorted(row.id for row in contents(out)[0]) == list(range(13))
+
+
+def test_the_next_writer_makes_the_copy_what_the_manifest_is(out, embed, photos):
+    old = (out / "spare" / "manifest.json").read_text()
+    (photos / "cold" / "blue_dark.png").unlink()
+    embed(photos)
+    (out / "spare" / "manifest.json").write_text(old)
+    embed(photos)
+    assert (out / "spare" / "manifest.json").read_text() == (out / "manifest.json").read_text()
+
+
+def test_a_shard_whose_images_are_out_of_reach_stays_as_it_is(out, embed, photos, tmp_path):
+    before = contents(out)[0]
+    photos.rename(tmp_path / "away")
+    flip_a_byte(out / "img_emb" / "img_emb_00000.npy")
+    for _ in range(2):
+        (line,) = repair(out)
+        assert line.startswith("shard 0: 4 of its 4 images are out of reach, such as ")
+        assert len(faults(out)) == 1
+        photos.mkdir(exist_ok=True)  # as a mount point is, without its disk
+        (photos / "cold").mkdir(exist_ok=True)
+    (photos / "cold").rmdir()
+    photos.rmdir()
+    (tmp_path / "away").rename(photos)
+    assert repair(out) == ["img_emb/img_emb_00000.npy: embedded its 4 images again"]
+    assert contents(out)[0] == before
+
+
+def test_a_file_that_the_system_cannot_read_is_a_fault_like_any_other(out):
+    path = out / "img_emb" / "img_emb_00001.npy"
+    path.unlink()
+    path.mkdir()
+    assert [fault.split(":")[0] for fault in faults(out)] == ["img_emb/img_emb_00001.npy"]
+    assert repair(out) == ["img_emb/img_emb_00001.npy: embedded its 4 images again"]
+
+
+@pytest.mark.parametrize("change", ["cut", "another recipe"])
+def test_a_damaged_manifest_of_the_model_comes_from_the_export(out, model, other_model, change):
+    path = out / "model" / "manifest.json"
+    text = path.read_text()
+    path.write_text(text[:100] if change == "cut" else text.replace('"crop": 1.0', '"crop": 0.5'))
+    assert path.read_text() != text
+    assert [fault.split(":")[0] for fault in faults(out)] == ["model/manifest.json"]
+    for options in ({}, {"model": other_model}):
+        with pytest.raises(ArtifactError, match="with --model"):
+            repair(out, **options)
+    assert repair(out, model=model) == [f"model/manifest.json: copied from {model}"]
+    assert faults(out) == []
+
+
+def test_a_store_that_lost_its_empty_folders_and_got_strange_ones_works(out, embed, photos):
+    """As tools that copy and NAS boxes leave it."""
+    shutil.rmtree(out / "replaced")
+    (out / "img_emb" / "@eaDir").mkdir()
+    (photos / "cold" / "blue_dark.png").unlink()
+    Image.new("RGB", (30, 30), "white").save(photos / "a.png")
+    assert embed(photos) == Report(added=1, kept=11, dropped=1)
+    assert [row.id for row in contents(out)[0]] == list(range(1, 13))
+
+
+def test_a_store_is_not_called_damaged_while_it_is_written(out):
+    with writer_module.writing(out), pytest.raises(ArtifactError, match=r"is writing to it\. Check it when"):
+        faults(out)
+
+
+def test_what_was_replaced_never_takes_more_room_than_the_store(out, embed, photos, monkeypatch):
+    monkeypatch.setattr(writer_module, "_REPLACED_BYTES", 600)
+    for number in range(5):
+        (photos / "cold").rename(photos / f"cold{number}")
+        embed(photos)
+        (photos / f"cold{number}").rename(photos / "cold")
+        embed(photos)
+        assert sum(path.stat().st_size for path in (out / "replaced").iterdir()) <= 600

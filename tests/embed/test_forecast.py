@@ -54,15 +54,19 @@ def test_with_nothing_to_do_no_model_is_asked(expect, embed, photos, monkeypatch
     assert (found.kept, found.sampled, found.images_per_second, found.seconds) == (12, 0, None, None)
 
 
-def test_the_sample_is_spread_over_the_images_and_small(expect, photos, monkeypatch):
+def test_the_sample_is_spread_over_the_images_and_small(expect, encoder, photos, monkeypatch):
+    monkeypatch.setattr(encoder, "batch", 4)
     monkeypatch.setattr("simclr.embed.forecast.SAMPLE", 3)
+    monkeypatch.setattr("simclr.embed.forecast.SAMPLE_BATCHES", 0)
     seen = []
     run = Lane.run
     monkeypatch.setattr(
         Lane, "run", lambda self, tasks, known: run(self, (seen.append(t.number) or t for t in tasks), known)
     )
-    assert expect(photos).sampled == 3
-    assert seen == [0, 5, 11]
+    monkeypatch.setattr("simclr.embed.lane.AHEAD", 1)
+    found = expect(photos)
+    assert found.sampled == 8  # the first batch, and one that holds three
+    assert sorted(seen) != list(range(len(seen)))
 
 
 def test_patterns_count(expect, photos):
@@ -105,3 +109,16 @@ def test_words_of_a_report_name_the_commonest_reasons():
         == "skipped 15 b 5, c 4, d 3, e 2, other 1; each is in out.store/skipped.csv"
     )
     assert lines[8] == "  5.0 images/s in 2.0 s, bound by decoding"
+
+
+def test_a_model_with_large_batches_gets_several_of_them(expect, encoder, photos, monkeypatch):
+    """The first batch is not counted: decoding ahead of it makes it slow, or those after it fast."""
+    for number in range(60):
+        (photos / f"{number}.png").write_bytes(
+            (photos / "warm" / "red_dark.png").read_bytes() + bytes(number + 1)
+        )
+    monkeypatch.setattr("simclr.embed.forecast.SAMPLE", 3)
+    monkeypatch.setattr(encoder, "batch", 10)
+    found = expect(photos)
+    assert (found.new, found.sampled) == (72, 50)
+    assert found.images_per_second is not None

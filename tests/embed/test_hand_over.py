@@ -120,3 +120,9 @@ def test_plain_numpy_and_pyarrow_read_the_store_as_it_is(store):
     plain_ids, plain_vectors = plain(store.folder)
     assert plain_ids == ids
     np.testing.assert_allclose(plain_vectors.astype(np.float32), vectors, atol=1e-3)
+
+
+def test_the_csv_of_a_numpy_file_never_takes_its_place(store, tmp_path):
+    with pytest.raises(ConfigError, match=r"Give the vectors a name that ends with \.npy"):
+        hand_over(store, tmp_path / "v.csv", form="npy")
+    assert not (tmp_path / "v.csv").exists()

@@ -14,7 +14,7 @@ from simclr.embed import writer as writer_module
 from simclr.embed.known import Contents, prefix, prefixes
 from simclr.embed.lane import Task
 from simclr.embed.sync import Selection
-from simclr.errors import ConfigError
+from simclr.errors import ConfigError, ImageError
 
 
 @pytest.fixture
@@ -261,7 +261,8 @@ def test_a_folder_and_a_tar_of_it_share_vectors(embed, photos, tmp_path, tasks):
 
     with tarfile.open(tmp_path / "0.tar", "w") as tar:
         tar.add(photos, arcname=".")
-    assert embed(photos, tmp_path / "0.tar").copied in range(13)
+    first = embed(photos, tmp_path / "0.tar")
+    assert first.added + first.copied == 24  # how many depends on the batches
     count = len(tasks)
     Image.new("RGB", (5, 5)).save(photos / "new.png")
     assert embed(photos, tmp_path / "0.tar") == Report(added=1, kept=24)
@@ -284,3 +285,93 @@ def test_embedding_a_source_that_is_named_in_two_ways_is_refused(embed, photos, 
             model=encoder.folder,
         )
     assert not (tmp_path / "o.store").exists()
+
+
+def test_a_file_that_cannot_be_read_for_now_keeps_its_row(embed, photos, out, monkeypatch):
+    """A disk or a server that answers no more; its time has changed, so it is looked into."""
+    embed(photos)
+    before = rows(out)
+    touch(photos / "cold" / "blue_dark.png")
+
+    def fails(place):
+        raise ImageError("cannot be read: Input/output error")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("simclr.embed.lane.read_place", fails)
+        assert embed(photos) == Report(kept=12, skipped=1, reasons={"cannot be read": 1})
+    assert rows(out) == before
+    assert embed(photos) == Report(kept=12)
+
+
+def test_a_bug_in_one_file_is_that_files_reason(embed, photos, monkeypatch):
+    def fails(place):
+        raise MemoryError
+
+    monkeypatch.setattr("simclr.embed.lane.read_place", fails)
+    assert embed(photos) == Report(skipped=12, reasons={"cannot be decoded": 12})
+
+
+def test_a_picture_that_is_there_a_thousand_times_is_looked_up_a_few_times(embed, photos, out, monkeypatch):
+    for number in range(300):
+        shutil.copyfile(photos / "cold" / "blue_dark.png", photos / f"a{number:03d}.png")
+    embed(photos)
+    looked: list[int] = []
+    look_up = writer_module.StoreWriter.look_up
+    monkeypatch.setattr(
+        writer_module.StoreWriter, "look_up", lambda self, ids: looked.extend(ids) or look_up(self, ids)
+    )
+    for number in range(300):
+        shutil.copyfile(photos / "cold" / "blue_dark.png", photos / f"b{number:03d}.png")
+    assert embed(photos) == Report(copied=300, kept=312)
+    assert len(looked) <= 4
+    (photos / "b000.png").rename(photos / "c.png")
+    assert embed(photos) == Report(moved=1, kept=611)
+
+
+def test_several_tars_of_one_folder_are_one_word(embed, photos, tmp_path):
+    import tarfile
+
+    for name in ("0.tar", "1.tar"):
+        with tarfile.open(tmp_path / name, "w") as tar:
+            tar.add(photos / "cold", arcname="cold")
+    with pytest.raises(ConfigError, match="put quotes around braces and globs"):
+        embed(tmp_path / "0.tar", tmp_path / "1.tar")
+
+
+def test_a_picture_beside_the_shards_does_not_make_them_a_folder_of_one_image(embed, photos, tmp_path):
+    import tarfile
+
+    folder = tmp_path / "shards"
+    folder.mkdir()
+    with tarfile.open(folder / "0.tar", "w") as tar:
+        tar.add(photos / "cold", arcname="cold")
+    assert embed(folder).added == 6
+    shutil.copyfile(photos / "warm" / "red_dark.png", folder / "preview.png")
+    with pytest.raises(
+        ConfigError, match=r"now it holds an image beside them. Name which: '.*/shards/\*\.tar'"
+    ):
+        embed(folder)
+    assert embed(folder / "*.tar") == Report(kept=6)
+
+
+def test_a_source_given_up_for_good_does_not_stand_in_the_way_of_its_parent(embed, photos, out):
+    embed(photos / "warm")
+    embed(photos / "cold", selection=Selection(forget=(str(photos / "warm"),)))
+    assert embed(photos, selection=Selection(forget=(str(photos / "cold"),))) == Report(moved=6, added=6)
+
+
+def test_a_path_that_is_no_utf_8_is_refused_before_any_work(embed, photos, tmp_path, out):
+    odd = Path(os.fsdecode(os.fsencode(tmp_path) + b"/caf\xe9"))
+    photos.rename(odd)
+    with pytest.raises(ConfigError, match="its path is not UTF-8"):
+        embed(odd)
+    assert not out.exists()
+
+
+def test_a_link_whose_target_is_gone_loses_its_row(embed, photos, tmp_path, out):
+    target = tmp_path / "target.png"
+    Image.new("RGB", (9, 9), "white").save(target)
+    (photos / "link.png").symlink_to(target)
+    assert embed(photos).added == 13
+    target.unlink()
+    assert embed(photos) == Report(kept=12, dropped=1, skipped=1, reasons={"cannot be read": 1})

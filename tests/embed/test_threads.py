@@ -114,3 +114,39 @@ def test_the_turn_of_a_thread_that_hangs_passes_on():
     end.set()  # the late one gives back a lock that nobody waits for
     time.sleep(0.05)
     assert threads.result(threads.submit(9)) == 10
+
+
+def test_a_turn_passes_on_though_an_earlier_file_waits_for_it():
+    """Results are asked for in order: the one that hangs is not asked while the one before it waits."""
+    end = threading.Event()
+
+    def work(n: int) -> int:
+        if n == 0:
+            time.sleep(0.2)  # reads longer, so the other is first in the turn
+        with threads.turn:
+            if n == 1:
+                end.wait()
+        return n + 1
+
+    threads = Threads(work, count=2, seconds=0.5)
+    jobs = [threads.submit(n) for n in range(3)]
+    assert threads.result(jobs[0]) == 1
+    with pytest.raises(ImageError, match="takes longer"):
+        threads.result(jobs[1])
+    assert threads.result(jobs[2]) == 3
+    end.set()
+
+
+def test_time_before_and_after_a_pause_counts_together():
+    def work(n: int) -> int:
+        time.sleep(0.25)
+        with threads.own_time_stands_still():
+            time.sleep(0.3)
+        time.sleep(0.25)
+        return n
+
+    threads = Threads(work, count=1, seconds=0.4)
+    with pytest.raises(ImageError, match="takes longer"):
+        threads.result(threads.submit(1))
+    threads = Threads(work, count=1, seconds=0.7)
+    assert threads.result(threads.submit(1)) == 1

@@ -5,14 +5,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from simclr.sources import inventory
+from simclr.sources import located
 
 
 @pytest.fixture(autouse=True)
 def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("SIMCLR_CACHE", str(tmp_path / "cache"))
-    inventory._opened.cache_clear()
-    inventory._remote_exists.cache_clear()
+    located._opened.cache_clear()
+    located.remote_exists.cache_clear()
     return tmp_path / "cache"
 
 
