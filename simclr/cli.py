@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 import simclr
-from simclr.verbs import store
+from simclr.verbs import index, store
 from simclr.verbs.benchmark import benchmark
 from simclr.verbs.demo import demo
 from simclr.verbs.doctor import doctor
@@ -61,3 +61,12 @@ store_app = typer.Typer(
 store_app.command()(store.check)
 store_app.command()(store.export)
 app.add_typer(store_app, name="store")
+
+index_app = typer.Typer(
+    help="Build, describe, verify and combine indexes.",
+    no_args_is_help=True,
+    rich_markup_mode=None,
+)
+for part in (index.build, index.info, index.check, index.merge):
+    index_app.command()(part)
+app.add_typer(index_app, name="index")

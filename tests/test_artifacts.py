@@ -11,6 +11,8 @@ from simclr.artifacts import (
     EncoderInfo,
     Fidelity,
     IndexInfo,
+    IndexTrial,
+    IndexWish,
     ModelFile,
     ModelInfo,
     ShardInfo,
@@ -83,9 +85,25 @@ INDEX = IndexInfo(
     identity="12" * 32,
     width=512,
     size=4,
+    buried=1,
+    built_with=4,
     factory="IVF16,Flat",
-    search_parameters={"nprobe": 8.0},
+    search_parameters={"nprobe": 8.0, "rerank": 20.0},
+    wish=IndexWish(memory=1_000_000),
+    reason="the fastest",
+    trials=(
+        IndexTrial(
+            factory="IVF16,Flat",
+            memory=3000,
+            recall=0.99,
+            queries_per_second=100.0,
+            latency=None,
+            build_seconds=0.5,
+            verdict="chosen",
+        ),
+    ),
     measured={"recall@10": 0.99},
+    entries_sha256="78" * 32,
 )
 ALL = [ENCODER, MODEL, STORE, INDEX]
 

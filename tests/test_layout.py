@@ -36,7 +36,7 @@ MAY_IMPORT = {
         "weights",
         "weights_file",
     },
-    "embed": {"images", "sources", "preprocess", "artifacts", "runtime"},
+    "embed": {"images", "sources", "preprocess", "artifacts", "runtime", "cache_folder"},
     "classify": {"images", "sources", "preprocess", "artifacts", "runtime", "embed"},
     "serve": {"images", "preprocess", "artifacts", "runtime", "embed", "classify"},
     "progress": set(),
@@ -45,6 +45,7 @@ MAY_IMPORT = {
     "doctor": {"pretrain", "runtime"},
     "console": set(),
     "verbs": {
+        "artifacts",
         "console",
         "progress",
         "pretrain",

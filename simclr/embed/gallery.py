@@ -3,6 +3,7 @@
 import base64
 import html
 from collections.abc import Sequence
+from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
 
@@ -32,6 +33,7 @@ figure {{ margin: 0; width: 9rem; }}
 img {{ width: 9rem; height: 9rem; object-fit: contain; background: color-mix(in srgb, currentColor 8%, transparent);
   border-radius: .4rem; }}
 .query img {{ outline: 3px solid #3b82f6; }}
+.unlike img {{ outline: 3px dashed #dc2626; }}
 .missing {{ display: grid; place-items: center; width: 9rem; height: 9rem; font-size: .8rem; text-align: center; }}
 figcaption {{ font-size: .75rem; overflow-wrap: anywhere; }}
 b {{ display: block; font-variant-numeric: tabular-nums; }}
@@ -45,11 +47,23 @@ b {{ display: block; font-variant-numeric: tabular-nums; }}
 """
 
 
-def gallery(results: Sequence[tuple[str, Sequence[Hit]]], *, title: str) -> str:
-    """Query paths with their hits -> an HTML page; the query comes first in its row, framed."""
+@dataclass(frozen=True)
+class Blend:
+    """Several images that were looked for as one: paths of those that the hits are to be like, and unlike."""
+
+    like: tuple[str, ...]
+    unlike: tuple[str, ...] = ()
+
+
+Result = tuple[str | Blend, Sequence[Hit]]
+"""What was looked for, an image's path or several as one, and what was found."""
+
+
+def gallery(results: Sequence[Result], *, title: str) -> str:
+    """Queries with their hits -> an HTML page; what was looked for comes first in its row, framed."""
     sections = "\n".join(
         '<section><div class="row">'
-        + _figure(query, "query", "query")
+        + _asked(query)
         + "".join(_figure(hit.path, f"{hit.similarity:.3f}", "hit") for hit in hits)
         + "</div></section>"
         for query, hits in results
@@ -57,7 +71,18 @@ def gallery(results: Sequence[tuple[str, Sequence[Hit]]], *, title: str) -> str:
     return _PAGE.format(title=html.escape(title), sections=sections)
 
 
-def write_gallery(path: Path, results: Sequence[tuple[str, Sequence[Hit]]], *, title: str) -> None:
+def _asked(query: str | Blend) -> str:
+    if isinstance(query, str):
+        return _figure(query, "query", "query")
+    return "".join(
+        [
+            *(_figure(path, "like", "query") for path in query.like),
+            *(_figure(path, "unlike", "unlike") for path in query.unlike),
+        ]
+    )
+
+
+def write_gallery(path: Path, results: Sequence[Result], *, title: str) -> None:
     """Write the page. Raises ArtifactError if the file cannot be written."""
     page = gallery(results, title=title)
     try:

@@ -1,10 +1,11 @@
 """Queries -> hits, always by cosine. Refuses vectors of another encoder. No building.
 
 index = Index.open("out.faiss")
-for hit in index.search("beach.jpg", k=5)[0]:
+for hit in index.search("beach.jpg", k=5, where="width > 800")[0]:
     print(hit.similarity, hit.path)
 """
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -16,15 +17,20 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from simclr.artifacts import IndexInfo
-from simclr.embed.index import load_index, nearest
-from simclr.embed.shards import Row
+from simclr.embed.index.files import load_index
+from simclr.embed.index.library import unit_vectors
+from simclr.embed.lookup import Lookup
+from simclr.embed.neighbours import Finder
 from simclr.embed.store import Store
+from simclr.embed.where import Images
 from simclr.errors import ArtifactError, ConfigError, EncoderMismatch, ImageError
+from simclr.free_memory import free_memory
 from simclr.images import Picture, decode
 from simclr.runtime import Encoder
 from simclr.sources import place_of, read_place
 
-Query = str | Path | Image.Image
+Query = str | Path | Image.Image | int
+"""An image: its path, the path of a hit in a tar, zip or Parquet file, or a URL; a Pillow image; or the id of a stored one."""
 
 
 @dataclass(frozen=True)
@@ -47,14 +53,22 @@ class Index:
 
     @classmethod
     def open(
-        cls, path: str | Path, *, store: str | Path | None = None, model: str | Path | None = None
+        cls,
+        path: str | Path,
+        *,
+        store: str | Path | None = None,
+        model: str | Path | None = None,
+        mapped: bool | None = None,
     ) -> Self:
         """Open an index; `store` and `model` default to those it was built from.
 
-        Raises ArtifactError (missing, damaged, another store), EncoderMismatch (another encoder).
+        `mapped`: read its file only as far as it is used, instead of whole; None does so where it is more than half of
+        the free memory. Raises ArtifactError (missing, damaged, another store), EncoderMismatch (another encoder).
         """
         path = Path(path)
-        index, info = load_index(path)
+        if mapped is None:
+            mapped = path.is_file() and path.stat().st_size > free_memory() // 2
+        index, info = load_index(path, mapped=mapped)
         opened = Store.open(Path(store) if store else path.parent / info.store)
         if opened.info.identity != info.identity:
             raise EncoderMismatch(
@@ -88,48 +102,109 @@ class Index:
         return encoder
 
     def search(
-        self, queries: NDArray[np.floating[Any]] | Query | Sequence[Query], k: int = 10
+        self,
+        queries: NDArray[np.floating[Any]] | Query | Sequence[Query],
+        k: int = 10,
+        *,
+        where: str | None = None,
+        exclude_self: bool = False,
     ) -> list[list[Hit]]:
-        """The k most similar images for each query, best first; fewer where the index holds fewer.
+        """The k most similar images for each query, best first, equal ones by id; fewer where there are fewer.
 
-        `queries`: one image or several (paths, Pillow images), or vectors (Q, D) of this index's encoder, of any
-        length above 0. Raises ImageError, ConfigError, EncoderMismatch.
+        `queries`: one image or several, see `Query`, or vectors (Q, D) of this index's encoder, of any length above 0.
+        `where`: only images that meet this SQL condition, see `where.py`. `exclude_self`: without the image that is
+        asked for, by its id or its path; copies of it stay. Raises ImageError, ConfigError, EncoderMismatch, ArtifactError.
         """
+        if isinstance(queries, np.ndarray):
+            return self._hits(self._unit(queries), k, where, [()] * len(np.atleast_2d(queries)))
+        images = [queries] if isinstance(queries, Query) else list(queries)
+        selves: list[Sequence[Query]] = [(image,) if exclude_self else () for image in images]
+        return self._hits(self.vectors(images), k, where, selves)
+
+    def search_like(
+        self,
+        like: Sequence[Query],
+        unlike: Sequence[Query] = (),
+        k: int = 10,
+        *,
+        where: str | None = None,
+        exclude_self: bool = False,
+    ) -> list[Hit]:
+        """The k images most like all of some, and less like others; see `search`.
+
+        The query is the mean of `like`, or twice that less the mean of `unlike`: so its similarity to those falls while it stays near
+        these (Qdrant's `average_vector`; Rocchio 1971 with equal weights on the mean of the first).
+        """
+        if not like:
+            raise ConfigError(
+                "no image to look for: what is only unlike others has no direction. Give one that it shall be like."
+            )
+        query = self.vectors(like).mean(0)
+        if unlike:
+            query = 2 * query - self.vectors(unlike).mean(0)
+        excluded = [*like, *unlike] if exclude_self else []
+        return self._hits(self._unit(query), k, where, [excluded])[0]
+
+    def vectors(self, queries: Sequence[Query]) -> NDArray[np.float32]:
+        """(Q, D) unit vectors of images and of stored ids. Raises as `search`."""
+        found = np.empty((len(queries), self.info.width), np.float32)
+        stored = [place for place, query in enumerate(queries) if isinstance(query, int)]
+        if stored:
+            ids = np.array([queries[place] for place in stored], np.int64)
+            if not (held := self._lookup.holds(ids)).all():
+                raise ConfigError(
+                    f"id {ids[~held][0]}: {self.store.folder} has no image with this id. Search results say the ids with --json."
+                )
+            found[stored] = unit_vectors(self._lookup.vectors(ids))
+        images = [place for place in range(len(queries)) if place not in set(stored)]
+        if images:
+            found[images] = self.encoder.encode([self._opened(queries[place]) for place in images])
+        return found
+
+    def names(self, queries: Sequence[Query]) -> tuple[str, ...]:
+        """The path of each query as a hit would say it; `image` for a Pillow image."""
+        rows = self._lookup.rows(np.array([query for query in queries if isinstance(query, int)], np.int64))
+        paths = map(str, map(self.store.path, rows))
+        return tuple(
+            next(paths)
+            if isinstance(query, int)
+            else "image"
+            if isinstance(query, Image.Image)
+            else str(query)
+            for query in queries
+        )
+
+    def _hits(
+        self, vectors: NDArray[np.float32], k: int, where: str | None, selves: Sequence[Sequence[Query]]
+    ) -> list[list[Hit]]:
+        """`selves`: for each query the images that are no hits of it."""
         if k < 1:
             raise ConfigError(f"k ({k}) must be at least 1.")
-        if isinstance(queries, np.ndarray):
-            vectors = self._unit(queries)
-        else:
-            images = [queries] if isinstance(queries, (str, Path, Image.Image)) else list(queries)
-            vectors = self.encoder.encode([self._opened(image) for image in images])
-        rows = self._rows
-        wanted = min(k, len(self))
-        while True:
-            products, ids = nearest(self._index, vectors, wanted)
+        allowed = None if where is None else self._images.ids(where)
+        more = max(map(len, selves), default=0)
+        similarities, ids = self._finder.find(vectors, k + more, allowed=allowed)
+        wanted = np.unique(ids[ids >= 0])
+        paths = dict(zip(wanted.tolist(), map(self.store.path, self._lookup.rows(wanted)), strict=True))
+        found = []
+        for similarity_row, id_row, own in zip(similarities.tolist(), ids.tolist(), selves, strict=True):
             hits = [
-                [
-                    self._hit(rows[id], product)
-                    for id, product in zip(id_row, product_row, strict=True)
-                    if id in rows
-                ][:k]
-                for id_row, product_row in zip(ids.tolist(), products.tolist(), strict=True)
+                Hit(path=str(paths[id]), similarity=min(1.0, max(-1.0, similarity)), id=id)
+                for similarity, id in zip(similarity_row, id_row, strict=True)
+                if id >= 0
             ]
-            # a stale index may return images that have left the store: ask for more
-            if wanted == len(self) or all(len(row) == k for row in hits):
-                return hits
-            wanted = min(2 * wanted, len(self))
+            excluded = {_name(query) for query in own}
+            found.append([hit for hit in hits if not {hit.id, os.path.realpath(hit.path)} & excluded][:k])
+        return found
 
-    def _opened(self, query: Query) -> Query | Picture:
+    def _opened(self, query: Query) -> str | Path | Image.Image | Picture:
         """An image in a tar, zip or Parquet file, or behind a URL, as a hit's path names it, is decoded here."""
+        assert not isinstance(query, int)
         if isinstance(query, Image.Image) or Path(query).is_file():
             return query
         try:
             return decode(read_place(place_of(str(query))), enough=self.encoder.recipe.enough)
         except ImageError as exc:
             raise ImageError(f"{query}: {exc}.") from exc
-
-    def _hit(self, row: Row, product: float) -> Hit:
-        return Hit(path=str(self.store.path(row)), similarity=min(1.0, max(-1.0, product)), id=row.id)
 
     def _unit(self, queries: NDArray[np.floating[Any]]) -> NDArray[np.float32]:
         vectors = np.atleast_2d(queries).astype(np.float64)  # float32 loses lengths below 1e-19
@@ -144,5 +219,20 @@ class Index:
         return unit
 
     @cached_property
-    def _rows(self) -> dict[int, Row]:
-        return {row.id: row for row in self.store.rows()}
+    def _lookup(self) -> Lookup:
+        return Lookup(self.store)
+
+    @cached_property
+    def _finder(self) -> Finder:
+        return Finder(self._index, self.info, self._lookup)
+
+    @cached_property
+    def _images(self) -> Images:
+        return Images(self.store)
+
+
+def _name(query: Query) -> int | str | None:
+    """By what a hit is told to be the query: its id, or where its file lies."""
+    if isinstance(query, Image.Image):
+        return None
+    return query if isinstance(query, int) else os.path.realpath(query)

@@ -10,6 +10,7 @@ import typer
 from simclr import progress
 from simclr.console import note, user_errors
 from simclr.errors import ConfigError
+from simclr.verbs.index import IndexType, Latency, Memory, Recall, end_if_missed
 
 
 def embed(
@@ -62,6 +63,10 @@ def embed(
     file_seconds: Annotated[
         float, typer.Option(min=0.1, help="What reading and decoding one file may take.")
     ] = 30.0,
+    index_type: IndexType = None,
+    memory: Memory = None,
+    recall: Recall = None,
+    latency: Latency = None,
     dry_run: Annotated[
         bool,
         typer.Option(
@@ -84,6 +89,7 @@ def embed(
             raise ConfigError(f"{index}: names a folder. Give the index a file name, such as out.faiss.")
         from simclr.embed import words
         from simclr.embed.index import update_index
+        from simclr.embed.index.budgets import wish_of
         from simclr.embed.lane import Limits
         from simclr.embed.store import Store
         from simclr.embed.sync import Selection, embed_sources
@@ -91,6 +97,7 @@ def embed(
         from simclr.runtime import newest_export
 
         store = store or _store_beside(index)
+        wish = wish_of(index_type, memory, recall, latency)
         if model is None:
             own = Store.model_of(store)
             model = own or newest_export()
@@ -117,12 +124,11 @@ def embed(
             note(f"error: none of the images could be embedded. See {store / 'skipped.csv'}.")
             raise typer.Exit(1)
         if index is not None:
-            info = update_index(Store.open(store), index)
-            measured = info.measured
-            (note if as_json else typer.echo)(
-                f"{index}: {info.size} vectors, {info.factory}, recall@10 {measured['recall@10']:.3f}, {measured['latency_ms']:.2f} ms a query"
-            )
+            with progress.show("index") as update:
+                info = update_index(Store.open(store), index, wish, progress=update, note=note)
+            (note if as_json else typer.echo)(words.of_index(info, index))
             note(f"next: simclr search {index} IMAGE --html gallery.html")
+            end_if_missed(info, index)
 
 
 def _store_beside(index: Path | None) -> Path:

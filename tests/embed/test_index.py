@@ -104,19 +104,34 @@ def test_copies_of_an_image_do_not_lower_the_measured_recall(fill, tmp_path, pat
 
 
 def test_an_index_that_returns_wrong_ids_measures_low_recall(store, path, monkeypatch):
-    from simclr.embed import index as index_module
+    from simclr.embed.index import proving
 
-    def wrong(index, queries, k):
-        products, ids = nearest(index, queries, k)
+    def wrong(index, queries, k, **keywords):
+        products, ids = nearest(index, queries, k, **keywords)
         return products, (ids - 5 + 250) % 495 + 5
 
-    monkeypatch.setattr(index_module, "nearest", wrong)
+    monkeypatch.setattr(proving, "nearest", wrong)
     assert build_index(store, path).measured["recall@10"] < 0.1
 
 
-def test_an_index_is_measured_with_at_most_200_vectors(store, path):
+def test_an_index_is_measured_with_half_of_the_tenth_that_was_left_out(store, path):
+    """The other half tunes it."""
     measured = build_index(store, path).measured
-    assert (measured["queries"], measured["bytes"]) == (200, path.stat().st_size)
+    assert (measured["queries"], measured["bytes"]) == (24, path.stat().st_size)
+
+
+def test_vectors_are_not_in_the_index_while_they_measure_it(store, path, monkeypatch):
+    from simclr.embed.index import build as build_module
+
+    sizes = []
+    measure = build_module.measure
+    monkeypatch.setattr(
+        build_module,
+        "measure",
+        lambda index, *a, **k: (sizes.append(index.ntotal), measure(index, *a, **k))[1],
+    )
+    info = build_index(store, path)
+    assert (sizes, info.size) == ([495 - 49], 495)
 
 
 def test_one_vector_can_be_indexed(fill, tmp_path, path, vectors):

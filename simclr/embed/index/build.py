@@ -1,0 +1,162 @@
+"""A store -> its index, from nothing: chosen, filled, tuned, measured, saved. Reads top to bottom.
+
+Vectors are read a shard at a time, twice: some of them to train, all of them to add. Memory is needed for the index and the
+training sample, not for the vectors. Up to 1,000 of them are left out at first: the index is tuned by one half of these, measured by the
+other, and then gets them, too.
+"""
+
+import os
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from simclr.artifacts import IndexInfo, IndexWish
+from simclr.embed.index.choosing import Choice, choose
+from simclr.embed.index.entries import Entries
+from simclr.embed.index.files import changing, save_index
+from simclr.embed.index.menu import EXACT, list_count
+from simclr.embed.index.proving import measure, misses
+from simclr.embed.index.training import FOR_CODES, PER_LIST, sample, trained_index
+from simclr.embed.index.tuning import TRUE_NEIGHBOURS, Setting, Truth, cheapest, settings, timed
+from simclr.embed.lookup import Lookup
+from simclr.embed.recall import Exact
+from simclr.embed.rerank import rerank
+from simclr.embed.store import Store
+from simclr.errors import ImageError
+from simclr.free_memory import free_memory
+
+HELD_OUT = 1000
+"""Vectors that are left out to measure the index by; a tenth of them, where there are few."""
+_FEWEST = 20
+"""Vectors left out that tell anything; with fewer the index is exact, and measured by its own vectors."""
+
+Progress = Callable[[int, int, str], None]
+Note = Callable[[str], None]
+
+
+def ignore(*_: object) -> None:
+    """For those who want neither progress nor notes."""
+
+
+def build_index(
+    store: Store,
+    path: Path,
+    wish: IndexWish | None = None,
+    *,
+    progress: Progress = ignore,
+    note: Note = ignore,
+) -> IndexInfo:
+    """Build, measure and save the index of a store; whatever was at `path` stays until the new one is whole.
+
+    Every shard is checked against its SHA-256 on the way. Raises ImageError if the store is empty, ArtifactError
+    if a shard is damaged, ConfigError if nothing can meet the wish.
+    """
+    with changing(path):
+        return build(store, path, wish or IndexWish(), progress=progress, note=note)
+
+
+def build(store: Store, path: Path, wish: IndexWish, *, progress: Progress, note: Note) -> IndexInfo:
+    """The same inside `changing`."""
+    if not len(store):
+        raise ImageError(
+            f"{store.folder}: holds no vectors, so there is nothing to index. See {store.folder}/skipped.csv."
+        )
+    memory = wish.memory or free_memory() // 2
+    held, training_rows = _divide(len(store), store.info.width, wish.index_type)
+    lookup, training, queries = Lookup(store), sample(store, training_rows), sample(store, held)
+    few = not len(held)
+    how = "left out of the index meanwhile"
+    if few:
+        queries, how = training, "which are in the index themselves"
+    cost = _seconds_of_rerank(lookup, queries)
+    if wish.index_type != "auto":
+        choice = Choice((wish.index_type,), (), "as asked for", None)
+    elif few:
+        choice = Choice((EXACT,), (), "exact: there are too few vectors to choose by", None)
+    else:
+        tuning = queries[::2]
+        choice = choose(wish, memory, len(store), training, tuning, seconds_of_rerank=cost, note=note)
+    for place, factory in enumerate(choice.ranked):
+        index = trained_index(factory, training, choice.centroids)
+        truth, held_ids = _fill(index, store, queries, held, progress=progress)
+        setting = _tune(index, truth, wish, cost)
+        measured = measure(index, lookup, truth.part(slice(0 if few else 1, None, 2)), setting, how=how)
+        missed = misses(measured, wish)
+        if not missed or place + 1 == len(choice.ranked):
+            break
+        note(f"index: {factory} with all vectors: {missed}; trying {choice.ranked[place + 1]}")
+    if not few:
+        index.add_with_ids(queries, held_ids)
+    info = IndexInfo(
+        sha256="",
+        entries_sha256="",
+        generation=store.info.generation,
+        store=relative(store, path),
+        store_uid=store.info.uid,
+        identity=store.info.identity,
+        width=store.info.width,
+        size=len(store),
+        buried=0,
+        built_with=len(store),
+        factory=factory,
+        search_parameters=setting.parameters(index),
+        wish=wish,
+        reason="the best that kept within the budgets with all vectors" if place else choice.reason,
+        trials=choice.trials,
+        measured=measured,
+    )
+    return save_index(path, index, info, Entries.of(store, Entries.none()))
+
+
+def relative(store: Store, path: Path) -> str:
+    """Where the store lies, as the sidecar of an index says it."""
+    return os.path.relpath(store.folder.resolve(), path.resolve().parent)
+
+
+def _divide(size: int, width: int, index_type: str) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Row numbers that are held out, and those to train with, both rising; the same for the same store."""
+    order = np.random.Generator(np.random.PCG64(size)).permutation(size)
+    held = min(HELD_OUT, size // 10)
+    held = 0 if held < _FEWEST else held
+    named = re.search(r"IVF(\d+)", index_type)
+    lists = list_count(size, width) if index_type == "auto" else int(named.group(1)) if named else 0
+    room = free_memory() // 4 // (4 * width)
+    wanted = min(max(FOR_CODES, PER_LIST * lists), max(FOR_CODES, room))
+    return np.sort(order[:held]), np.sort(order[held : held + wanted])
+
+
+def _fill(
+    index: Any, store: Store, queries: NDArray[np.float32], held: NDArray[np.int64], *, progress: Progress
+) -> tuple[Truth, NDArray[np.int64]]:
+    """Add all vectors but those held out; gives the exact neighbours of the queries among them, and the ids held out."""
+    exact = Exact(queries, k=min(TRUE_NEIGHBOURS, len(store)))
+    held_ids, done = [np.empty(0, np.int64)], 0
+    progress(0, len(store), "")
+    for ids, vectors in store.blocks(verify=True):
+        out = held[(held >= done) & (held < done + len(ids))] - done
+        held_ids.append(ids[out])
+        done += len(ids)
+        ids, vectors = np.delete(ids, out), np.delete(vectors, out, axis=0) if len(out) else vectors
+        if len(ids):  # FAISS refuses to add nothing to some types
+            index.add_with_ids(vectors, ids)
+            exact.show(ids, vectors)
+        progress(done, len(store), "")
+    return Truth(queries, exact.neighbours), np.concatenate(held_ids)
+
+
+def _tune(index: Any, truth: Truth, wish: IndexWish, seconds_of_rerank: float) -> Setting:
+    """By every second query: neighbours in the store, such as those of one folder, are in both halves."""
+    first = truth.part(slice(0, None, 2))
+    return cheapest(list(settings(index, first, recall=wish.recall, seconds_of_rerank=seconds_of_rerank)))
+
+
+def _seconds_of_rerank(lookup: Lookup, queries: NDArray[np.float32]) -> float:
+    """Of one candidate of one query."""
+    queries = queries[:50]
+    ids = np.random.Generator(np.random.PCG64(0)).choice(lookup.ids, (len(queries), 50))
+    timed(lambda: rerank(lookup, queries, ids))  # reads what is not in memory yet
+    return timed(lambda: rerank(lookup, queries, ids))[0] / ids.size

@@ -1,0 +1,208 @@
+"""Budgets and a sample -> the index type, with what each candidate would be. Builds nothing that is kept.
+
+Every candidate that fits in the memory is filled with a sample of the store. The inverted lists are found once, for all
+vectors, and shared by the candidates: a sample of S of N vectors then is the real index with its lists thinned, and
+what is nearest in it stands for the N/S nearest. So recall@10 of all is foretold by recall@(10 S/N) of the sample,
+ranking R again by ranking R S/N again; the time in the lists, or in a flat scan, grows by N/S, the time of finding lists does not.
+Foretold numbers choose; the index that is built is measured itself.
+"""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from simclr.artifacts import IndexTrial, IndexWish
+from simclr.embed.index.anatomy import Anatomy
+from simclr.embed.index.asking import nearest
+from simclr.embed.index.budgets import in_bytes
+from simclr.embed.index.menu import EXACT, Candidate, candidates, list_count
+from simclr.embed.index.training import find_centroids, trained_index
+from simclr.embed.index.tuning import DEPTHS, K, Truth, cheapest, settings, timed
+from simclr.embed.recall import exact_neighbours
+from simclr.errors import ConfigError
+
+SAMPLE = 20_000
+"""Vectors that candidates are tried with."""
+EXACT_UP_TO = 50_000
+"""Vectors up to which an exact index is taken if it keeps within the budgets, be another one faster."""
+_ALIKE = 1.25
+"""Of candidates whose speed differs by less than this the smaller one is taken: so much differs from run to run."""
+_HOPELESS = 2.0
+"""Times the latency asked for: beyond, a foretold latency is no matter of luck."""
+
+Note = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Choice:
+    ranked: tuple[str, ...]
+    """Factory strings that meet the budgets by what is foretold, the best first."""
+    trials: tuple[IndexTrial, ...]
+    reason: str
+    centroids: NDArray[np.float32] | None
+    """Of the inverted lists that were tried."""
+
+
+def choose(
+    wish: IndexWish,
+    memory: int,
+    size: int,
+    training: NDArray[np.float32],
+    queries: NDArray[np.float32],
+    *,
+    seconds_of_rerank: float,
+    note: Note,
+) -> Choice:
+    """The index types for `size` vectors that meet the wish within `memory` bytes.
+
+    `training` (N, width) and `queries` (Q, width) are unit vectors of the store, none of them in both. Raises ConfigError
+    where nothing can meet the wish; it says what could be had.
+    """
+    offered = candidates(size, training.shape[1])
+    fitting = [candidate for candidate in offered if candidate.memory <= memory]
+    if not fitting:
+        least = min(offered, key=lambda candidate: candidate.memory)
+        raise ConfigError(
+            f"memory ({in_bytes(memory)}): no index of {size:,} vectors of {training.shape[1]} numbers is that small; "
+            f"the smallest, {least.factory}, takes {in_bytes(least.memory)}. Allow that much with --memory."
+        )
+    vectors = training[:: max(1, len(training) // SAMPLE)][:SAMPLE]
+    truth = Truth(queries, exact_neighbours([(np.arange(len(vectors)), vectors)], queries, k=K))
+    attempt = partial(
+        _try, wish=wish, size=size, vectors=vectors, truth=truth, seconds_of_rerank=seconds_of_rerank
+    )
+    if size <= EXACT_UP_TO and fitting[0].factory == EXACT:
+        exact = attempt(fitting[0])
+        if not _misses(exact, wish):
+            reason = f"exact, and within the budgets; others are tried above {EXACT_UP_TO:,} vectors"
+            return Choice((EXACT,), (replace(exact, verdict="chosen"),), reason, None)
+    centroids, seconds = None, 0.0
+    if any(candidate.lists for candidate in fitting):
+        lists = list_count(size, training.shape[1])
+        note(f"index: finding {lists:,} lists among {len(training):,} vectors")
+        seconds, centroids = timed(lambda: find_centroids(training, lists))
+    trials = []
+    for candidate in offered:
+        if candidate in fitting:
+            note(f"index: trying {candidate.factory} on {len(vectors):,} vectors")
+            trials.append(attempt(candidate, centroids=centroids, lists_seconds=seconds))
+        else:
+            trials.append(_untried(candidate, f"more than {in_bytes(memory)}"))
+    return _decide(tuple(trials), wish, centroids)
+
+
+def _untried(candidate: Candidate, verdict: str) -> IndexTrial:
+    return IndexTrial(
+        factory=candidate.factory,
+        memory=candidate.memory,
+        recall=None,
+        queries_per_second=None,
+        latency=None,
+        build_seconds=None,
+        verdict=verdict,
+    )
+
+
+def _try(
+    candidate: Candidate,
+    *,
+    wish: IndexWish,
+    size: int,
+    vectors: NDArray[np.float32],
+    truth: Truth,
+    seconds_of_rerank: float,
+    centroids: NDArray[np.float32] | None = None,
+    lists_seconds: float = 0.0,
+) -> IndexTrial:
+    """What it would be with `size` vectors; its verdict is still to be given."""
+    grows, queries = size / len(vectors), truth.queries
+
+    def build() -> Any:
+        index = trained_index(candidate.factory, vectors, centroids if candidate.lists else None)
+        index.add_with_ids(vectors, np.arange(len(vectors)))
+        return index
+
+    build_seconds, index = timed(build)
+    anatomy = Anatomy.of(index)
+    k = max(1, round(K / grows))
+    depths = tuple(sorted({max(k, math.ceil(depth / grows)) for depth in DEPTHS}))
+    found = list(settings(index, truth, depths=depths, k=k, recall=wish.recall, seconds_of_rerank=0.0))
+
+    def whole(seconds: float, effort: int, queries: NDArray[np.float32]) -> float:
+        """Seconds with the sample -> with all vectors, for one query."""
+        if anatomy.hnsw:
+            return seconds * math.log(size) / math.log(len(vectors)) if size > len(vectors) else seconds
+        if anatomy.ivf is None:
+            return seconds * grows
+        quantizer = anatomy.ivf.quantizer
+        fixed, _ = timed(lambda: quantizer.search(queries, max(1, effort)))
+        fixed = min(seconds, fixed / len(queries))
+        return fixed + (seconds - fixed) * grows
+
+    full = [
+        replace(
+            setting,
+            depth=min(DEPTHS[-1], max(K, round(setting.depth * grows))),
+            search_seconds=whole(setting.search_seconds, setting.effort, queries),
+        )
+        for setting in found
+    ]
+    full = [replace(setting, rerank_seconds=setting.depth * seconds_of_rerank) for setting in full]
+    best = cheapest(full)
+    ask = partial(nearest, index, k=max(k, round(best.depth / grows)), effort=best.effort)
+    alone = [timed(lambda: ask(query[None]))[0] for query in queries[:20]]  # noqa: B023
+    latency = (
+        whole(float(np.quantile(alone, 0.25)), best.effort, queries[:1]) + best.depth * seconds_of_rerank
+    )
+    return IndexTrial(
+        factory=candidate.factory,
+        memory=candidate.memory,
+        recall=round(best.recall, 4),
+        queries_per_second=round(1 / best.seconds, 1),
+        latency=round(latency * 1e3, 3),
+        build_seconds=round(build_seconds * grows + lists_seconds * (candidate.lists > 0), 1),
+        verdict="",
+    )
+
+
+def _decide(trials: tuple[IndexTrial, ...], wish: IndexWish, centroids: NDArray[np.float32] | None) -> Choice:
+    tried = [trial for trial in trials if trial.recall is not None]
+    enough = [trial for trial in tried if _misses(trial, wish) == ""]
+    if not enough:
+        close = [trial for trial in tried if (trial.recall or 0) >= wish.recall]
+        nearest_ = min(close or tried, key=lambda trial: trial.latency or 0)
+        if (nearest_.latency or 0) > _HOPELESS * wish.latency:
+            raise ConfigError(
+                f"recall {wish.recall:g} within {wish.latency:g} ms and the memory allowed: no index type comes near it. The closest, "
+                f"{nearest_.factory}, would take {nearest_.latency:.2g} ms at recall@10 {nearest_.recall:.3f}. Allow more --latency or --memory, or less --recall."
+            )
+        enough = [nearest_]
+    fastest = max(trial.queries_per_second or 0 for trial in enough)
+    alike = [trial for trial in enough if (trial.queries_per_second or 0) * _ALIKE >= fastest]
+    chosen = min(alike, key=lambda trial: trial.memory)
+    reason = f"the smallest of those within {_ALIKE - 1:.0%} of the fastest that meet the budgets"
+    if len(alike) == 1:
+        reason = (
+            "the fastest that meets the budgets" if len(enough) > 1 else "the only one that meets the budgets"
+        )
+    rest = sorted(enough, key=lambda trial: -(trial.queries_per_second or 0))
+    ranked = [chosen, *(trial for trial in rest if trial is not chosen)]
+    verdicts = tuple(
+        replace(trial, verdict="chosen" if trial is chosen else trial.verdict or _misses(trial, wish) or "meets the budgets")
+        for trial in trials
+    )  # fmt: skip
+    return Choice(tuple(trial.factory for trial in ranked), verdicts, reason, centroids)
+
+
+def _misses(trial: IndexTrial, wish: IndexWish) -> str:
+    """Which budget a candidate does not meet, in words; empty if it meets all."""
+    if trial.recall is None or trial.latency is None:
+        return trial.verdict
+    if trial.recall < wish.recall:
+        return f"recall below {wish.recall:g}"
+    return f"slower than {wish.latency:g} ms" if trial.latency > wish.latency else ""

@@ -1,0 +1,108 @@
+"""How good a filled index is, in figures, and whether that is what was asked for. Changes nothing."""
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from simclr.artifacts import IndexInfo, IndexWish
+from simclr.cpus import available_cpus
+from simclr.embed.index.asking import nearest
+from simclr.embed.index.training import sample
+from simclr.embed.index.tuning import TRUE_NEIGHBOURS, K, Setting, Truth, timed
+from simclr.embed.lookup import Lookup
+from simclr.embed.recall import Exact
+from simclr.embed.rerank import rerank
+from simclr.embed.store import Store
+
+_SINGLE = 50
+"""Queries that are asked alone, for the latency."""
+_QUERIES = 500
+"""Vectors of the store that an index is measured by when it has been changed."""
+
+Answer = Callable[[NDArray[np.float32], NDArray[np.int64]], NDArray[np.int64]]
+"""Queries (Q, D) and their places among all (Q,) -> ids (Q, R), ranked again by the store's vectors."""
+
+
+def measure(
+    index: Any, lookup: Lookup, truth: Truth, setting: Setting, *, how: str, buried: bool = False
+) -> dict[str, Any]:
+    """Recall@10, speed, and how they were measured, with queries that are not in the index."""
+
+    def answer(queries: NDArray[np.float32], _: NDArray[np.int64]) -> NDArray[np.int64]:
+        depth = min(setting.depth, int(index.ntotal))
+        found = nearest(index, queries, depth, effort=setting.effort, buried=buried)[1]
+        return rerank(lookup, queries, found)[1]
+
+    return _figures(answer, truth) | _words(len(truth.queries), how, len(lookup))
+
+
+def measure_again(index: Any, store: Store, lookup: Lookup, info: IndexInfo) -> dict[str, Any]:
+    """The same for an index that has all its vectors: those of the store as queries, each without itself."""
+    rows = np.unique(np.linspace(0, len(store) - 1, min(_QUERIES, len(store))).astype(np.int64))
+    queries = sample(store, rows)
+    exact, seen = Exact(queries, k=min(TRUE_NEIGHBOURS, len(store))), 0
+    own = np.empty(len(rows), np.int64)
+    for ids, vectors in store.blocks():
+        here = (rows >= seen) & (rows < seen + len(ids))
+        own[here] = ids[rows[here] - seen]
+        exact.show(ids, vectors)
+        seen += len(ids)
+    similarities, ids = exact.neighbours
+    others = _without(ids, own)
+    truth = Truth(queries, (np.take_along_axis(similarities, others, 1), np.take_along_axis(ids, others, 1)))
+    setting = Setting.of(info)
+
+    def answer(queries: NDArray[np.float32], places: NDArray[np.int64]) -> NDArray[np.int64]:
+        depth = min(setting.depth + 1, int(index.ntotal))
+        found = nearest(index, queries, depth, effort=setting.effort, buried=info.buried > 0)[1]
+        found = rerank(lookup, queries, found)[1]
+        return np.take_along_axis(found, _without(found, own[places]), 1)
+
+    return _figures(answer, truth) | _words(len(queries), "each without itself", len(lookup))
+
+
+def misses(measured: dict[str, Any], wish: IndexWish) -> str:
+    """Which part of the wish an index does not come up to, in words; empty if it keeps it.
+
+    Of an index type that was asked for by name only the recall is judged.
+    """
+    if measured["recall@10"] < wish.recall:
+        return f"recall@10 is {measured['recall@10']:.3f}, below the {wish.recall:g} asked for"
+    if wish.index_type == "auto" and measured["latency_ms"] > wish.latency:
+        return f"a query takes {measured['latency_ms']:.2g} ms, more than the {wish.latency:g} asked for"
+    return ""
+
+
+def _figures(answer: Answer, truth: Truth) -> dict[str, float]:
+    """What queries find and cost, all together and one by one, ranking again included."""
+    places = np.arange(len(truth.queries))
+    answer(truth.queries[:8], places[:8])  # what is opened at the first query is not its time
+    seconds, ids = timed(lambda: answer(truth.queries, places))
+    alone = [
+        timed(lambda: answer(truth.queries[place, None], places[place, None]))[0]  # noqa: B023
+        for place in places[:_SINGLE]
+    ]
+    return {
+        "recall@10": round(float(truth.shares(ids[:, :K], K).mean()), 4),
+        "queries_per_second": round(len(places) / seconds, 1),
+        "latency_ms": round(float(np.median(alone)) * 1e3, 3),
+        "latency_p99_ms": round(float(np.quantile(alone, 0.99)) * 1e3, 3),
+        "queries": len(places),
+    }
+
+
+def _words(queries: int, how: str, vectors: int) -> dict[str, Any]:
+    return {
+        "how": f"{queries} vectors of the store as queries, {how}, against exact search; ranked again by the store's vectors; "
+        "queries a second of all together, latency of one alone",
+        "threads": available_cpus(),
+        "vectors": vectors,
+        "changed_since": 0,
+    }
+
+
+def _without(ids: NDArray[np.int64], own: NDArray[np.int64]) -> NDArray[np.intp]:
+    """Places of all but each row's own id, in order, one fewer than there are; of all but the last where it is not among them."""
+    return np.argsort(ids == own[:, None], axis=1, kind="stable")[:, : max(1, ids.shape[1] - 1)]

@@ -1,0 +1,93 @@
+"""Ids -> the vectors and rows of a store that they stand for, without reading the store. Searches nothing.
+
+Vectors are gathered from the memory-mapped shards; rows are read a shard at a time, when one of them is asked for. What
+is held in memory for a store of N rows is 12 bytes each.
+"""
+
+from collections import OrderedDict
+from collections.abc import Iterator
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from simclr.embed import shards
+from simclr.embed.shards import Row
+from simclr.embed.store import Store
+
+_TABLES = 64
+"""Shards whose metadata is kept: about 0.7 MB each."""
+
+
+class Lookup:
+    """Where each id of a store is. Safe to use from several threads."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        tables = [table["id"].to_numpy() for table in store.tables(["id"])]
+        ids = np.concatenate([np.empty(0, np.int64), *tables])
+        order = np.argsort(ids, kind="stable")
+        self.ids: NDArray[np.int64] = ids[order]
+        """(N,) all of them, rising."""
+        self._rows = order.astype(np.int32 if len(ids) < 1 << 31 else np.int64)
+        self._starts = np.cumsum([0, *map(len, tables)])
+        self._vectors: dict[int, NDArray[np.float16]] = {}
+        self._tables: OrderedDict[int, pa.Table] = OrderedDict()
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def __contains__(self, id: int) -> bool:
+        return bool(self.holds(np.array([id], np.int64))[0])
+
+    def holds(self, ids: NDArray[np.int64]) -> NDArray[np.bool_]:
+        """Which of these, of any shape, are ids of the store."""
+        if not len(self.ids):
+            return np.zeros(ids.shape, np.bool_)
+        place = np.minimum(np.searchsorted(self.ids, ids), len(self.ids) - 1)
+        held: NDArray[np.bool_] = self.ids[place] == ids
+        return held
+
+    def vectors(self, ids: NDArray[np.int64]) -> NDArray[np.float16]:
+        """(M,) ids of the store -> (M, width) as stored. Raises ArtifactError where a shard is missing or cut short."""
+        found = np.empty((len(ids), self._store.info.width), np.float16)
+        for shard, places, within in self._by_shard(ids):
+            found[places] = self._mapped(shard)[within]
+        return found
+
+    def rows(self, ids: NDArray[np.int64]) -> list[Row]:
+        """The rows of these ids of the store. Raises ArtifactError where the metadata of a shard is damaged."""
+        found: dict[int, Row] = {}
+        for shard, places, within in self._by_shard(ids):
+            taken = self._table(shard).take(pa.array(within)).to_pylist()
+            found |= {int(place): Row(**values) for place, values in zip(places, taken, strict=True)}
+        return [found[place] for place in range(len(ids))]
+
+    def _by_shard(self, ids: NDArray[np.int64]) -> Iterator[tuple[int, NDArray[np.int64], NDArray[np.int64]]]:
+        """For each shard that holds some of them: its place in the manifest, their places in `ids`, and in the shard."""
+        rows = self._rows[np.searchsorted(self.ids, ids)]
+        shard = np.searchsorted(self._starts, rows, side="right") - 1
+        order = np.argsort(shard, kind="stable")
+        ends = [*np.flatnonzero(np.diff(shard[order])) + 1, len(ids)] if len(ids) else []
+        start = 0
+        for end in ends:
+            places = order[start:end]
+            number = int(shard[places[0]])
+            yield number, places, rows[places] - self._starts[number]
+            start = end
+
+    def _mapped(self, shard: int) -> NDArray[np.float16]:
+        if shard not in self._vectors:
+            info = self._store.info.shards[shard]
+            mapped = shards.read_vectors(self._store.folder, info, mapped=True)
+            self._vectors[shard] = mapped.view(np.ndarray)  # taking rows of a np.memmap is slow
+        return self._vectors[shard]
+
+    def _table(self, shard: int) -> pa.Table:
+        table = self._tables.pop(shard, None)
+        if table is None:
+            table = shards.read_metadata(self._store.folder, self._store.info.shards[shard])
+        self._tables[shard] = table  # behind those that were asked for longer ago
+        while len(self._tables) > _TABLES:
+            self._tables.pop(next(iter(self._tables)), None)
+        return table
