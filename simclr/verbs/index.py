@@ -106,7 +106,7 @@ def check(
     """
     with user_errors():
         from simclr.embed.index.check import check_index
-        from simclr.embed.index.proving import misses
+        from simclr.embed.index.proving import below_recall
 
         found = check_index(index, store=store)
         if as_json:
@@ -125,7 +125,7 @@ def check(
         if found.faults:
             note(f"error: {index} is damaged. Build it anew with: simclr index build STORE --out {index}")
             raise typer.Exit(1)
-        if why := misses(found.measured, found.info.wish):
+        if why := below_recall(found.measured, found.info.wish):
             note(f"error: {index}: {why}. Build it anew with: simclr index build STORE --out {index}")
             raise typer.Exit(3)
 
@@ -167,9 +167,11 @@ def say(info: IndexInfo, path: Path, *, as_json: bool, table: bool) -> None:
 
 
 def end_if_missed(info: IndexInfo, path: Path) -> None:
-    """Exit code 3 where an index does not find what it was asked to find."""
-    from simclr.embed.index.proving import misses
+    """Exit code 3 where an index does not find what it was asked to find; a word where it is slower than asked."""
+    from simclr.embed.index.proving import above_latency, below_recall
 
-    if why := misses(info.measured, info.wish):
+    if why := above_latency(info.measured, info.wish):
+        note(f"{path}: {why}, while it was measured. Another program may have been at work.")
+    if why := below_recall(info.measured, info.wish):
         note(f"error: {path}: {why}. It can be used; ask for less, or allow more --memory or --latency.")
         raise typer.Exit(3)

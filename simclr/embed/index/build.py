@@ -19,7 +19,7 @@ from simclr.embed.index.choosing import Choice, choose
 from simclr.embed.index.entries import Entries
 from simclr.embed.index.files import changing, save_index
 from simclr.embed.index.menu import EXACT, list_count
-from simclr.embed.index.proving import measure, misses
+from simclr.embed.index.proving import above_latency, below_recall, measure
 from simclr.embed.index.training import FOR_CODES, PER_LIST, sample, trained_index
 from simclr.embed.index.tuning import TRUE_NEIGHBOURS, Setting, Truth, cheapest, settings, timed
 from simclr.embed.lookup import Lookup
@@ -85,7 +85,7 @@ def build(store: Store, path: Path, wish: IndexWish, *, progress: Progress, note
         truth, held_ids = _fill(index, store, queries, held, progress=progress)
         setting = _tune(index, truth, wish, cost)
         measured = measure(index, lookup, truth.part(slice(0 if few else 1, None, 2)), setting, how=how)
-        missed = misses(measured, wish)
+        missed = below_recall(measured, wish) or above_latency(measured, wish)
         if not missed or place + 1 == len(choice.ranked):
             break
         note(f"index: {factory} with all vectors: {missed}; trying {choice.ranked[place + 1]}")

@@ -30,6 +30,8 @@ SAMPLE = 20_000
 """Vectors that candidates are tried with."""
 EXACT_UP_TO = 50_000
 """Vectors up to which an exact index is taken if it keeps within the budgets, be another one faster."""
+_AT_ONCE = 2_000_000
+"""Numbers that are compared within a millisecond or two: an exact index of so many needs no trial."""
 _ALIKE = 1.25
 """Of candidates whose speed differs by less than this the smaller one is taken: so much differs from run to run."""
 _HOPELESS = 2.0
@@ -71,6 +73,8 @@ def choose(
             f"memory ({in_bytes(memory)}): no index of {size:,} vectors of {training.shape[1]} numbers is that small; "
             f"the smallest, {least.factory}, takes {in_bytes(least.memory)}. Allow that much with --memory."
         )
+    if size * training.shape[1] <= _AT_ONCE and fitting[0].factory == EXACT:
+        return Choice((EXACT,), (), "exact, and compared with all vectors in a moment", None)
     vectors = training[:: max(1, len(training) // SAMPLE)][:SAMPLE]
     truth = Truth(queries, exact_neighbours([(np.arange(len(vectors)), vectors)], queries, k=K))
     attempt = partial(

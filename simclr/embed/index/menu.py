@@ -58,5 +58,5 @@ def list_count(size: int, width: int) -> int:
 
 def _candidate(factory: str, lists: int, code: int, size: int, width: int) -> Candidate:
     entry = code + 8 + LOOKUP_BYTES
-    padding = 16 * math.ceil(width / 8) * lists if "fs" in factory else 0  # half a block a list
+    padding = 16 * code * lists if "fs" in factory else 0  # lists grow by blocks of 32
     return Candidate(factory, lists, entry * size + 4 * width * lists + padding)

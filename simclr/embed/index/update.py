@@ -13,7 +13,7 @@ from simclr.embed.index.build import Note, Progress, build, ignore, relative
 from simclr.embed.index.entries import Entries
 from simclr.embed.index.files import changing, describe, load_entries, load_index, save_index, settle, sidecar
 from simclr.embed.index.library import unit_vectors
-from simclr.embed.index.proving import measure_again, misses
+from simclr.embed.index.proving import below_recall, measure_again
 from simclr.embed.lookup import Lookup
 from simclr.embed.store import Store
 from simclr.errors import ArtifactError
@@ -90,7 +90,7 @@ def _update(store: Store, path: Path, held: Entries, *, progress: Progress, note
     )
     if info.measured["changed_since"] > _MOST_CHANGED * info.size:
         info = dataclasses.replace(info, measured=measure_again(index, store, lookup, info))
-        if why := misses(info.measured, info.wish):
+        if why := below_recall(info.measured, info.wish):
             note(f"index: {why}, so it is built anew")
             return build(store, path, info.wish, progress=progress, note=note)
     return save_index(path, index, info, wanted)
