@@ -34,6 +34,8 @@ _AT_ONCE = 2_000_000
 """Numbers that are compared within a millisecond or two: an exact index of so many needs no trial."""
 _ALIKE = 1.25
 """Of candidates whose speed differs by less than this the smaller one is taken: so much differs from run to run."""
+_ALONE = 20
+"""Queries that are asked one by one."""
 _HOPELESS = 2.0
 """Times the latency asked for: beyond, a foretold latency is no matter of luck."""
 
@@ -159,7 +161,7 @@ def _try(
     full = [replace(setting, rerank_seconds=setting.depth * seconds_of_rerank) for setting in full]
     best = cheapest(full)
     ask = partial(nearest, index, k=max(k, round(best.depth / grows)), effort=best.effort)
-    alone = [timed(lambda: ask(query[None]))[0] for query in queries[:20]]  # noqa: B023
+    alone = [timed(partial(ask, query[None]))[0] for query in queries[:_ALONE]]
     latency = (
         whole(float(np.quantile(alone, 0.25)), best.effort, queries[:1]) + best.depth * seconds_of_rerank
     )
@@ -179,13 +181,13 @@ def _decide(trials: tuple[IndexTrial, ...], wish: IndexWish, centroids: NDArray[
     enough = [trial for trial in tried if _misses(trial, wish) == ""]
     if not enough:
         close = [trial for trial in tried if (trial.recall or 0) >= wish.recall]
-        nearest_ = min(close or tried, key=lambda trial: trial.latency or 0)
-        if (nearest_.latency or 0) > _HOPELESS * wish.latency:
+        closest = min(close or tried, key=lambda trial: trial.latency or 0)
+        if (closest.latency or 0) > _HOPELESS * wish.latency:
             raise ConfigError(
                 f"recall {wish.recall:g} within {wish.latency:g} ms and the memory allowed: no index type comes near it. The closest, "
-                f"{nearest_.factory}, would take {nearest_.latency:.2g} ms at recall@10 {nearest_.recall:.3f}. Allow more --latency or --memory, or less --recall."
+                f"{closest.factory}, would take {closest.latency:.2g} ms at recall@10 {closest.recall:.3f}. Allow more --latency or --memory, or less --recall."
             )
-        enough = [nearest_]
+        enough = [closest]
     fastest = max(trial.queries_per_second or 0 for trial in enough)
     alike = [trial for trial in enough if (trial.queries_per_second or 0) * _ALIKE >= fastest]
     chosen = min(alike, key=lambda trial: trial.memory)

@@ -11,6 +11,8 @@ EXACT = "IDMap2,Flat"
 LOOKUP_BYTES = 12
 """A vector, for finding it and its row in the store (`lookup.py`)."""
 
+_AND_MORE = 1.02
+"""For what is not counted: headers, levels of a graph, lists of uneven length."""
 _LEAST_FOR_LISTS = 5_000
 """Vectors from which on inverted lists save anything."""
 _MOST_FOR_HNSW = 200_000
@@ -59,4 +61,4 @@ def list_count(size: int, width: int) -> int:
 def _candidate(factory: str, lists: int, code: int, size: int, width: int) -> Candidate:
     entry = code + 8 + LOOKUP_BYTES
     padding = 16 * code * lists if "fs" in factory else 0  # lists grow by blocks of 32
-    return Candidate(factory, lists, entry * size + 4 * width * lists + padding)
+    return Candidate(factory, lists, round(_AND_MORE * (entry * size + 4 * width * lists + padding)))

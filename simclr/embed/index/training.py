@@ -22,13 +22,14 @@ _ROUNDS = 10
 
 def sample(store: Store, rows: NDArray[np.int64]) -> NDArray[np.float32]:
     """(N, width) unit vectors of rows of a store, which rise and count through its shards; only these are read."""
-    found, start = [np.empty((0, store.info.width), np.float32)], 0
+    vectors, start = np.empty((len(rows), store.info.width), np.float32), 0
     for shard in store.info.shards:
-        here = rows[(rows >= start) & (rows < start + shard.rows)] - start
-        if len(here):
-            found.append(unit_vectors(shards.read_vectors(store.folder, shard, mapped=True)[here]))
+        here = (rows >= start) & (rows < start + shard.rows)
+        if here.any():
+            stored = shards.read_vectors(store.folder, shard, mapped=True)[rows[here] - start]
+            vectors[here] = unit_vectors(stored)
         start += shard.rows
-    return np.concatenate(found)
+    return vectors
 
 
 def find_centroids(vectors: NDArray[np.float32], lists: int) -> NDArray[np.float32]:

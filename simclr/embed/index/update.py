@@ -30,7 +30,7 @@ _BLOCK = 4096
 
 def update_index(
     store: Store,
-    path: Path,
+    path: str | Path,
     wish: IndexWish | None = None,
     *,
     progress: Progress = ignore,
@@ -40,6 +40,7 @@ def update_index(
 
     `wish` is what it shall be from now on; None keeps what it was asked to be. Another one builds it anew. Raises as `build_index`.
     """
+    path = Path(path)
     with changing(path):
         settle(path)
         try:

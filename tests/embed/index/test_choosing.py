@@ -206,7 +206,7 @@ def test_a_type_that_misses_with_all_vectors_gives_way_to_the_next(changing, tmp
     )
     assert info.factory == "IVF16,SQ8"
     assert "IVF16,PQ4x4fs with all vectors: recall@10 is" in notes[0]
-    assert info.reason == "the best that kept within the budgets with all vectors"
+    assert info.reason == "the best of those tried with all vectors"
 
 
 def test_the_lists_that_were_tried_are_those_of_the_index(vectors):
