@@ -24,7 +24,7 @@ check: $(INSTALLED)  ## format, lint, types, layout
 docs: $(INSTALLED)  ## rebuild docs/cli.md and docs/settings.md from the code
 	$(BIN)/python docs/make_docs.py
 
-bench: $(INSTALLED)  ## measure against the peers; reports land in benchmarks/; LIGHTLY=lt/bin/python adds lightly-train
+bench: $(INSTALLED)  ## measure against the peers; reports land in benchmarks/; LIGHTLY=lt/bin/python adds lightly-train, AUTOFAISS=af/bin/python autofaiss
 	$(BIN)/python -m uv pip install --quiet --python $(BIN)/python --constraint constraints.txt --editable '.[all-cpu,dev,bench]'
 	$(BIN)/python benchmarks/nt_xent.py
 	$(BIN)/python benchmarks/chunked.py
@@ -33,6 +33,10 @@ bench: $(INSTALLED)  ## measure against the peers; reports land in benchmarks/; 
 	$(BIN)/python benchmarks/embed_memory.py
 	$(BIN)/python benchmarks/embed_kills.py
 	$(BIN)/python benchmarks/scan.py
+	$(BIN)/python benchmarks/index_choice.py $(if $(AUTOFAISS),--autofaiss $(AUTOFAISS))
+	$(BIN)/python benchmarks/index_large.py
+	$(BIN)/python benchmarks/index_kills.py
+	$(BIN)/python benchmarks/index_flips.py
 	$(BIN)/python benchmarks/views_cpu.py
 	$(BIN)/python benchmarks/step_cpu.py
 

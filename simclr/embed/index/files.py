@@ -110,7 +110,9 @@ def load_index(path: Path, *, mapped: bool = False) -> tuple[Any, IndexInfo]:
         before = _identity(path)
         info = describe(path)
         size = path.stat().st_size
+        # more than a whole file of this size can need; FAISS's own limits are a terabyte, and none
         faiss.set_deserialization_vector_byte_limit(max(1 << 20, 4 * size))
+        faiss.set_deserialization_loop_limit(max(1 << 20, size))
         try:
             flags = faiss.IO_FLAG_MMAP_IFC if mapped else 0
             index = faiss.read_index(str(path), flags)

@@ -56,8 +56,14 @@ def ids() -> np.ndarray:
     return np.random.default_rng(4).permutation(5000)[:1200].astype(np.int64)
 
 
-def filled(factory: str, vectors: np.ndarray, ids: np.ndarray):
-    index = trained_index(factory, vectors)
+_trained: dict[str, np.ndarray] = {}
+
+
+def filled(factory: str, vectors: np.ndarray, ids: np.ndarray) -> faiss.Index:
+    """Training is what takes long, and is always the same."""
+    if factory not in _trained:
+        _trained[factory] = faiss.serialize_index(trained_index(factory, vectors))
+    index = faiss.deserialize_index(_trained[factory])
     index.add_with_ids(vectors, ids)
     return index
 
