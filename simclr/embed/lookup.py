@@ -1,6 +1,6 @@
-"""Ids -> the vectors and rows of a store that they stand for, without reading the store. Searches nothing.
+"""Ids -> the vectors and paths of a store that they stand for, without reading the store. Searches nothing.
 
-Vectors are gathered from the memory-mapped shards; rows are read a shard at a time, when one of them is asked for. What
+Vectors are gathered from the memory-mapped shards; paths are read a shard at a time, when one of them is asked for. What
 is held in memory for a store of N rows is 12 bytes each.
 """
 
@@ -12,11 +12,11 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from simclr.embed import shards
-from simclr.embed.shards import Row
 from simclr.embed.store import Store
+from simclr.sources import openable
 
 _TABLES = 64
-"""Shards whose metadata is kept: about 0.7 MB each."""
+"""Shards whose paths are kept: about 0.3 MB each."""
 
 
 class Lookup:
@@ -55,13 +55,16 @@ class Lookup:
             found[places] = self._mapped(shard)[within]
         return found
 
-    def rows(self, ids: NDArray[np.int64]) -> list[Row]:
-        """The rows of these ids of the store. Raises ArtifactError where the metadata of a shard is damaged."""
-        found: dict[int, Row] = {}
+    def paths(self, ids: NDArray[np.int64]) -> list[str]:
+        """Of the images of these ids, as `Store.path` gives them. Raises ArtifactError where the metadata of a shard is damaged."""
+        found = [""] * len(ids)
+        sources = self._store.info.sources
         for shard, places, within in self._by_shard(ids):
-            taken = self._table(shard).take(pa.array(within)).to_pylist()
-            found |= {int(place): Row(**values) for place, values in zip(places, taken, strict=True)}
-        return [found[place] for place in range(len(ids))]
+            taken = self._table(shard).take(pa.array(within))
+            numbers, names = taken["source"].to_pylist(), taken["image_path"].to_pylist()
+            for place, number, name in zip(places.tolist(), numbers, names, strict=True):
+                found[place] = openable(sources[number].kind, sources[number].root, name)
+        return found
 
     def _by_shard(self, ids: NDArray[np.int64]) -> Iterator[tuple[int, NDArray[np.int64], NDArray[np.int64]]]:
         """For each shard that holds some of them: its place in the manifest, their places in `ids`, and in the shard."""
@@ -86,7 +89,8 @@ class Lookup:
     def _table(self, shard: int) -> pa.Table:
         table = self._tables.pop(shard, None)
         if table is None:
-            table = shards.read_metadata(self._store.folder, self._store.info.shards[shard])
+            info = self._store.info.shards[shard]
+            table = shards.read_metadata(self._store.folder, info, ["source", "image_path"])
         self._tables[shard] = table  # behind those that were asked for longer ago
         while len(self._tables) > _TABLES:
             self._tables.pop(next(iter(self._tables)), None)

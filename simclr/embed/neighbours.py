@@ -120,7 +120,7 @@ class Finder:
 def _any_in(rows: NDArray[np.int64], others: NDArray[np.int64]) -> NDArray[np.bool_]:
     """(Q, K) and (Q, R) ids -> (Q,) whether any id of a row, -1 not counted, is in the other's row."""
     found = np.zeros(len(rows), np.bool_)
-    for place, (row, other) in enumerate(zip(rows, others, strict=True)):
-        other = other[other >= 0]
-        found[place] = bool(len(other)) and bool(np.isin(row, other).any())
+    for column in np.flatnonzero((others >= 0).any(0)):  # few: those that are last by the index's reckoning
+        other = others[:, column, None]
+        found |= ((rows == other) & (other >= 0)).any(1)
     return found

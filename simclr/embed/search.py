@@ -163,8 +163,8 @@ class Index:
 
     def names(self, queries: Sequence[Query]) -> tuple[str, ...]:
         """The path of each query as a hit would say it; `image` for a Pillow image."""
-        rows = self._lookup.rows(np.array([query for query in queries if isinstance(query, int)], np.int64))
-        paths = map(str, map(self.store.path, rows))
+        ids = [query for query in queries if isinstance(query, int)]
+        paths = iter(self._lookup.paths(np.array(ids, np.int64)))
         return tuple(
             next(paths)
             if isinstance(query, int)
@@ -184,16 +184,18 @@ class Index:
         more = max(map(len, selves), default=0)
         similarities, ids = self._finder.find(vectors, k + more, allowed=allowed)
         wanted = np.unique(ids[ids >= 0])
-        paths = dict(zip(wanted.tolist(), map(self.store.path, self._lookup.rows(wanted)), strict=True))
+        paths = dict(zip(wanted.tolist(), self._lookup.paths(wanted), strict=True))
         found = []
         for similarity_row, id_row, own in zip(similarities.tolist(), ids.tolist(), selves, strict=True):
             hits = [
-                Hit(path=str(paths[id]), similarity=min(1.0, max(-1.0, similarity)), id=id)
+                Hit(path=paths[id], similarity=min(1.0, max(-1.0, similarity)), id=id)
                 for similarity, id in zip(similarity_row, id_row, strict=True)
                 if id >= 0
             ]
-            excluded = {_name(query) for query in own}
-            found.append([hit for hit in hits if not {hit.id, os.path.realpath(hit.path)} & excluded][:k])
+            if own:
+                excluded = {_name(query) for query in own}
+                hits = [hit for hit in hits if not {hit.id, os.path.realpath(hit.path)} & excluded]
+            found.append(hits[:k])
         return found
 
     def _opened(self, query: Query) -> str | Path | Image.Image | Picture:

@@ -34,6 +34,8 @@ _AT_ONCE = 2_000_000
 """Numbers that are compared within a millisecond or two: an exact index of so many needs no trial."""
 _ALIKE = 1.25
 """Of candidates whose speed differs by less than this the smaller one is taken: so much differs from run to run."""
+_ERRORS = 1.0
+"""Standard errors above the recall asked for; the chosen one is tuned more carefully. A sample has fewer neighbours, and larger errors."""
 _ALONE = 20
 """Queries that are asked one by one."""
 _HOPELESS = 2.0
@@ -137,7 +139,9 @@ def _try(
     anatomy = Anatomy.of(index)
     k = max(1, round(K / grows))
     depths = tuple(sorted({max(k, math.ceil(depth / grows)) for depth in DEPTHS}))
-    found = list(settings(index, truth, depths=depths, k=k, recall=wish.recall, seconds_of_rerank=0.0))
+    found = list(
+        settings(index, truth, depths=depths, k=k, recall=wish.recall, errors=_ERRORS, seconds_of_rerank=0.0)
+    )
 
     def whole(seconds: float, effort: int, queries: NDArray[np.float32]) -> float:
         """Seconds with the sample -> with all vectors, for one query."""

@@ -20,6 +20,11 @@ def faiss_library() -> Any:
     return faiss
 
 
+def one_thread() -> None:
+    """Keep FAISS to the calling thread: there are others beside it that it shares the cores with."""
+    faiss_library().omp_set_num_threads(1)
+
+
 _cores = lru_cache(available_cpus)  # asking takes as long as a small search
 
 

@@ -21,8 +21,10 @@ K = 10
 """Neighbours by which an index is judged: recall@10."""
 TRUE_NEIGHBOURS = 100
 """Kept for each query: the ten nearest, and what is as near as the tenth, such as copies."""
-DEPTHS = (10, 20, 30, 50, 100, 200, 400)
+DEPTHS = (10, 15, 20, 30, 40, 50, 70, 100, 140, 200, 280, 400)
 """Numbers of candidates that may be ranked again."""
+SURE = 3.0
+"""Standard errors: as many other queries then find less than was asked in one case of fifty."""
 
 
 @dataclass(frozen=True)
@@ -95,12 +97,13 @@ def settings(
     depths: tuple[int, ...] = DEPTHS,
     k: int = K,
     recall: float,
+    errors: float = SURE,
     seconds_of_rerank: float,
 ) -> Iterator[Setting]:
     """The cheapest ways to reach a recall, for more and more effort, until effort alone costs more than the best so far.
 
-    `seconds_of_rerank` is for one candidate of one query. The recall is reached if it is three standard errors above
-    what is asked: as many other queries then miss it in one case of fifty. Where nothing reaches it, the last setting is the best there is.
+    `seconds_of_rerank` is for one candidate of one query. The recall is reached if it is `errors` standard errors above
+    what is asked. Where nothing reaches it, the last setting is the best there is.
     """
     anatomy = Anatomy.of(index)
     best = np.inf
@@ -111,7 +114,7 @@ def settings(
         depth, reached, found = deepest, False, truth.shares(ids[1], k)
         for tried in depths:
             shares = truth.shares(ids[1][:, :tried], k)
-            if _surely(shares, recall):
+            if _surely(shares, recall, errors):
                 depth, reached, found = min(tried, deepest), True, shares
                 break
         if depth < deepest:
@@ -144,9 +147,9 @@ def _efforts(anatomy: Anatomy) -> Iterator[int]:
     yield anatomy.most_effort
 
 
-def _surely(shares: NDArray[np.float64], recall: float) -> bool:
+def _surely(shares: NDArray[np.float64], recall: float, errors: float) -> bool:
     error = float(shares.std()) / max(1, len(shares)) ** 0.5
-    return bool(float(shares.mean()) - 3 * error >= recall - 1e-9)
+    return bool(float(shares.mean()) - errors * error >= recall - 1e-9)
 
 
 def timed(call: Callable[[], Any]) -> tuple[float, Any]:

@@ -194,7 +194,7 @@ def test_ranking_in_blocks_changes_nothing(changing, monkeypatch):
 # ---- looking up
 
 
-def test_vectors_and_rows_come_in_the_order_of_their_ids_wherever_they_lie(changing):
+def test_vectors_and_paths_come_in_the_order_of_their_ids_wherever_they_lie(changing):
     made = changing(140)
     made.change(add=clustered(140, 3))
     made.change(drop=[0, 5, 200], replace={9: clustered(1, 4)[0]})
@@ -202,7 +202,8 @@ def test_vectors_and_rows_come_in_the_order_of_their_ids_wherever_they_lie(chang
     wanted = np.random.default_rng(1).permutation(sorted(made.rows))[:60]
     expected = np.stack([made.rows[id].astype(np.float16) for id in wanted.tolist()])
     np.testing.assert_array_equal(lookup.vectors(wanted), expected)
-    assert [row.id for row in lookup.rows(wanted)] == wanted.tolist()
+    paths = {row.id: str(made.store.path(row)) for row in made.store.rows()}
+    assert lookup.paths(wanted) == [paths[id] for id in wanted.tolist()]
 
 
 def test_a_lookup_knows_which_ids_there_are(changing):
@@ -220,6 +221,6 @@ def test_a_lookup_of_nothing_is_nothing(changing):
     made = changing(30)
     lookup = Lookup(made.store)
     assert lookup.vectors(np.empty(0, np.int64)).shape == (0, 32)
-    assert lookup.rows(np.empty(0, np.int64)) == []
+    assert lookup.paths(np.empty(0, np.int64)) == []
     made.change(drop=list(made.rows))
     assert not Lookup(made.store).holds(np.arange(5)).any()
