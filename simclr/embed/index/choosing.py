@@ -11,7 +11,6 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -36,6 +35,10 @@ _ALIKE = 1.25
 """Of candidates whose speed differs by less than this the smaller one is taken: so much differs from run to run."""
 _ERRORS = 1.0
 """Standard errors above the recall asked for; the chosen one is tuned more carefully. A sample has fewer neighbours, and larger errors."""
+_FIRST = 256
+"""Vectors by which the time of adding is told."""
+_PATIENCE = 30.0
+"""Seconds that a trial may spend on adding: RaBitQ of 4 bits takes 8 ms for a vector of 2048 numbers, two hours for a million."""
 _ALONE = 20
 """Queries that are asked one by one."""
 _HOPELESS = 2.0
@@ -130,12 +133,15 @@ def _try(
     """What it would be with `size` vectors; its verdict is still to be given."""
     grows, queries = size / len(vectors), truth.queries
 
-    def build() -> Any:
-        index = trained_index(candidate.factory, vectors, centroids if candidate.lists else None)
-        index.add_with_ids(vectors, np.arange(len(vectors)))
-        return index
-
-    build_seconds, index = timed(build)
+    ids = np.arange(len(vectors))
+    train_seconds, index = timed(
+        lambda: trained_index(candidate.factory, vectors, centroids if candidate.lists else None)
+    )
+    few_seconds, _ = timed(lambda: index.add_with_ids(vectors[:_FIRST], ids[:_FIRST]))
+    if (least := few_seconds / _FIRST * len(vectors)) > _PATIENCE:
+        return _untried(candidate, f"slow to build, {least * grows / 60:,.0f} minutes")
+    rest_seconds, _ = timed(lambda: index.add_with_ids(vectors[_FIRST:], ids[_FIRST:]))
+    build_seconds = train_seconds + few_seconds + rest_seconds
     anatomy = Anatomy.of(index)
     k = max(1, round(K / grows))
     depths = tuple(sorted({max(k, math.ceil(depth / grows)) for depth in DEPTHS}))

@@ -108,14 +108,14 @@ def settings(
     anatomy = Anatomy.of(index)
     best = np.inf
     for effort in _efforts(anatomy):
-        deepest = min(depths[-1], int(index.ntotal))
+        deepest = min(depths[-1], int(index.ntotal), effort if anatomy.hnsw else depths[-1])
         ask = partial(nearest, index, truth.queries, effort=effort)
         seconds, ids = timed(partial(ask, deepest))
         depth, reached, found = deepest, False, truth.shares(ids[1], k)
-        for tried in depths:
+        for tried in (depth for depth in depths if depth <= deepest):
             shares = truth.shares(ids[1][:, :tried], k)
             if _surely(shares, recall, errors):
-                depth, reached, found = min(tried, deepest), True, shares
+                depth, reached, found = tried, True, shares
                 break
         if depth < deepest:
             seconds, _ = timed(partial(ask, depth))
