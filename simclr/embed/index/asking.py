@@ -12,6 +12,8 @@ from simclr.embed.index.anatomy import Anatomy
 from simclr.embed.index.library import faiss_library
 
 EFFORTS = ("nprobe", "efSearch")
+_TABLES = 1 << 28
+"""Bytes that the tables of fast-scan may take: without a bound 500 queries in 2,048 lists of 2048 numbers took 5 GB."""
 
 
 def nearest(
@@ -35,9 +37,23 @@ def nearest(
     if anatomy.effort and effort:
         keywords[anatomy.effort] = max(effort, k) if anatomy.hnsw else min(effort, anatomy.most_effort)
     parameters = _parameters(anatomy, keywords) if keywords else None
-    products, ids = index.search(np.ascontiguousarray(queries, np.float32), k, params=parameters)
+    queries = np.ascontiguousarray(queries, np.float32)
+    step = _at_once(anatomy, keywords.get("nprobe", 1))
+    found = [index.search(queries[i : i + step], k, params=parameters) for i in range(0, len(queries), step)]
     del selector  # FAISS holds no reference to it: it lives until here
-    return products, ids
+    if len(found) == 1:
+        return found[0]  # type: ignore[no-any-return]
+    if not found:
+        return np.empty((0, k), np.float32), np.empty((0, k), np.int64)
+    products, ids = zip(*found, strict=True)
+    return np.concatenate(products), np.concatenate(ids)
+
+
+def _at_once(anatomy: Anatomy, lists: int) -> int:
+    """Queries that may be asked together: fast-scan makes tables of 20 bytes a number for each query and list, all at once."""
+    if anatomy.ivf is None or not anatomy.fast_scan:
+        return 1 << 30
+    return max(1, _TABLES // (20 * int(anatomy.index.d) * lists))
 
 
 def _selector(allowed: NDArray[np.int64] | None, buried: bool) -> Any:

@@ -179,7 +179,10 @@ def _fill(
 def _tune(index: Any, truth: Truth, wish: IndexWish, seconds_of_rerank: float) -> Setting:
     """By every second query: neighbours in the store, such as those of one folder, are in both halves."""
     first = truth.part(slice(0, None, 2))
-    return cheapest(list(settings(index, first, recall=wish.recall, seconds_of_rerank=seconds_of_rerank)))
+    limit = 2 * wish.latency / 1000 if wish.index_type == "auto" else np.inf
+    return cheapest(
+        list(settings(index, first, recall=wish.recall, seconds_of_rerank=seconds_of_rerank, limit=limit))
+    )
 
 
 def _seconds_of_rerank(lookup: Lookup, queries: NDArray[np.float32]) -> float:

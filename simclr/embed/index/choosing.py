@@ -146,7 +146,16 @@ def _try(
     k = max(1, round(K / grows))
     depths = tuple(sorted({max(k, math.ceil(depth / grows)) for depth in DEPTHS}))
     found = list(
-        settings(index, truth, depths=depths, k=k, recall=wish.recall, errors=_ERRORS, seconds_of_rerank=0.0)
+        settings(
+            index,
+            truth,
+            depths=depths,
+            k=k,
+            recall=wish.recall,
+            errors=_ERRORS,
+            seconds_of_rerank=0.0,
+            limit=wish.latency / 1000,
+        )
     )
 
     def whole(seconds: float, effort: int, queries: NDArray[np.float32]) -> float:

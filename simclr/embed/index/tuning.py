@@ -99,8 +99,11 @@ def settings(
     recall: float,
     errors: float = SURE,
     seconds_of_rerank: float,
+    limit: float = np.inf,
 ) -> Iterator[Setting]:
     """The cheapest ways to reach a recall, for more and more effort, until effort alone costs more than the best so far.
+
+    It also ends where a query among many takes longer than `limit` seconds: alone it takes longer still.
 
     `seconds_of_rerank` is for one candidate of one query. The recall is reached if it is `errors` standard errors above
     what is asked. Where nothing reaches it, the last setting is the best there is.
@@ -124,7 +127,7 @@ def settings(
         yield setting
         if reached:
             best = min(best, setting.seconds)
-        if each > best:
+        if each > min(best, limit):
             return
 
 
