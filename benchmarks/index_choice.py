@@ -343,7 +343,7 @@ def against(ours: dict, theirs: dict[int, dict[str, Any]], asked: dict[str, list
         if not each["key"]:
             what = "no index" if "seconds" in each else "not run"
             what = f"nothing in {each['seconds']:.0f} s, then stopped" if each.get("cut") else what
-            them, product = f"{what} | | | | | |", None
+            them, product = f"{what} | | | | | | |", None
         else:
             said = asked[each["name"]]
             rates, product = (

@@ -37,6 +37,13 @@ class Lookup:
     def __len__(self) -> int:
         return len(self.ids)
 
+    def ids_of_rows(self, rows: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Row numbers, counted through the shards of the store, -> ids."""
+        by_row = np.empty(len(self.ids), np.int64)
+        by_row[self._rows] = self.ids
+        found: NDArray[np.int64] = by_row[rows]
+        return found
+
     def __contains__(self, id: int) -> bool:
         return bool(self.holds(np.array([id], np.int64))[0])
 

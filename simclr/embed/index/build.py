@@ -1,13 +1,13 @@
 """A store -> its index, from nothing: chosen, filled, tuned, measured, saved. Reads top to bottom.
 
-Vectors are read a shard at a time, twice: some of them to train, all of them to add. Memory is needed for the index and the
+Vectors are read a shard at a time, three times: some of them to train, all of them for the exact neighbours, all of them to add. Memory is needed for the index and the
 training sample, not for the vectors. Up to 1,000 of them are left out at first: the index is tuned by one half of these, measured by the
 other, and then gets them, too.
 """
 
 import os
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,13 +16,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from simclr.artifacts import IndexInfo, IndexWish
-from simclr.embed.index.choosing import Choice, choose
+from simclr.embed.index.anatomy import empty_index
+from simclr.embed.index.choosing import SAMPLE, Choice, Sample, choose
 from simclr.embed.index.entries import Entries
 from simclr.embed.index.files import changing, save_index
+from simclr.embed.index.library import unit_vectors
 from simclr.embed.index.menu import EXACT, list_count
 from simclr.embed.index.proving import above_latency, below_recall, measure
 from simclr.embed.index.training import FOR_CODES, PER_LIST, sample, trained_index
-from simclr.embed.index.tuning import TRUE_NEIGHBOURS, Setting, Truth, cheapest, settings, timed
+from simclr.embed.index.tuning import TRUE_NEIGHBOURS, K, Setting, Truth, cheapest, settings, timed
 from simclr.embed.lookup import Lookup
 from simclr.embed.recall import Exact
 from simclr.embed.rerank import rerank
@@ -36,6 +38,9 @@ _TRIES = 3
 """Types that are filled with all vectors, if the best one misses a budget then."""
 _FEWEST = 20
 """Vectors left out that tell anything; with fewer the index is exact, and measured by its own vectors."""
+
+_TUNING, _MEASURING = slice(0, None, 2), slice(1, None, 2)
+"""Queries of the two halves. Rows that lie side by side, such as those of one folder, are in both."""
 
 Progress = Callable[[int, int, str], None]
 Note = Callable[[str], None]
@@ -77,19 +82,27 @@ def build(store: Store, path: Path, wish: IndexWish, *, progress: Progress, note
     if few:
         queries, how = training, "which are in the index themselves"
     cost = _seconds_of_rerank(lookup, queries)
-    if wish.index_type != "auto":
-        choice = Choice((wish.index_type,), (), "as asked for", None)
-    elif few:
-        choice = Choice((EXACT,), (), "exact: there are too few vectors to choose by", None)
+    held_ids = lookup.ids_of_rows(held)
+    if wish.index_type == "auto" and not few:
+        truth = _exact(store, queries, held_ids, note=note)
+        tuning = truth.part(_TUNING)
+        tried = _sample(lookup, tuning, lookup.ids_of_rows(training_rows), training)
+        choice = choose(wish, memory, len(store), training, tried, tuning, seconds_of_rerank=cost, note=note)
     else:
-        tuning = queries[::2]
-        choice = choose(wish, memory, len(store), training, tuning, seconds_of_rerank=cost, note=note)
+        if wish.index_type == "auto":
+            choice = Choice((EXACT,), (), "exact: there are too few vectors to choose by", None)
+        else:
+            empty_index(
+                store.info.width, wish.index_type
+            )  # says what is wrong with it before anything is read
+            choice = Choice((wish.index_type,), (), "as asked for", None)
+        truth = _exact(store, queries, held_ids, note=note)
     best: _Built | None = None
     for factory in choice.ranked[:_TRIES]:
         index = trained_index(factory, training, choice.centroids)
-        truth, held_ids = _fill(index, store, queries, held, progress=progress)
-        setting = _tune(index, truth, wish, cost)
-        measured = measure(index, lookup, truth.part(slice(0 if few else 1, None, 2)), setting, how=how)
+        _fill(index, store, held_ids, progress=progress)
+        setting = _tune(index, truth.part(_TUNING), wish, cost)
+        measured = measure(index, lookup, truth if few else truth.part(_MEASURING), setting, how=how)
         built = _Built(factory, index, setting, measured)
         best = built if best is None else max(best, built, key=lambda each: each.worth(wish))
         if not (missed := built.misses(wish)):
@@ -156,32 +169,53 @@ def _divide(size: int, width: int, index_type: str) -> tuple[NDArray[np.int64], 
     return np.sort(order[:held]), np.sort(order[held : held + wanted])
 
 
-def _fill(
-    index: Any, store: Store, queries: NDArray[np.float32], held: NDArray[np.int64], *, progress: Progress
-) -> tuple[Truth, NDArray[np.int64]]:
-    """Add all vectors but those held out; gives the exact neighbours of the queries among them, and the ids held out."""
+def _exact(store: Store, queries: NDArray[np.float32], held_ids: NDArray[np.int64], *, note: Note) -> Truth:
+    """The queries with their exact neighbours among all vectors that are not held out. Checks every shard."""
+    note(f"index: exact search of {len(queries):,} queries")
     exact = Exact(queries, k=min(TRUE_NEIGHBOURS, len(store)))
-    held_ids, done = [np.empty(0, np.int64)], 0
+    for ids, vectors in _added(store, held_ids, verify=True):
+        exact.show(ids, vectors)
+    return Truth(queries, exact.neighbours)
+
+
+def _fill(index: Any, store: Store, held_ids: NDArray[np.int64], *, progress: Progress) -> None:
+    """Add all vectors but those held out."""
+    done = len(held_ids)
     progress(0, len(store), "")
-    for ids, vectors in store.blocks(verify=True):
-        out = held[(held >= done) & (held < done + len(ids))] - done
-        held_ids.append(ids[out])
+    for ids, vectors in _added(store, held_ids, verify=False):
+        index.add_with_ids(vectors, ids)
         done += len(ids)
-        if len(out):
-            ids, vectors = np.delete(ids, out), np.delete(vectors, out, axis=0)
-        if len(ids):  # FAISS refuses to add nothing to some types
-            index.add_with_ids(vectors, ids)
-            exact.show(ids, vectors)
         progress(done, len(store), "")
-    return Truth(queries, exact.neighbours), np.concatenate(held_ids)
+
+
+def _added(
+    store: Store, held_ids: NDArray[np.int64], *, verify: bool
+) -> Iterator[tuple[NDArray[np.int64], NDArray[np.float32]]]:
+    for ids, vectors in store.blocks(verify=verify):
+        added = ~np.isin(ids, held_ids)
+        if added.all():
+            yield ids, vectors
+        elif added.any():  # FAISS refuses to add nothing to some types
+            yield ids[added], vectors[added]
+
+
+def _sample(lookup: Lookup, truth: Truth, ids: NDArray[np.int64], vectors: NDArray[np.float32]) -> Sample:
+    """What types are tried with: the ten nearest of each query, and some of the training vectors (N, width) with these ids."""
+    near = truth.neighbours[1][:, :K]
+    near = np.unique(near[near >= 0])
+    others = np.arange(0, len(ids), max(1, len(ids) // SAMPLE))[:SAMPLE]
+    others = others[~np.isin(ids[others], near)]
+    return Sample(
+        np.concatenate([near, ids[others]]),
+        np.concatenate([unit_vectors(lookup.vectors(near)), vectors[others]]),
+        len(near),
+    )
 
 
 def _tune(index: Any, truth: Truth, wish: IndexWish, seconds_of_rerank: float) -> Setting:
-    """By every second query: neighbours in the store, such as those of one folder, are in both halves."""
-    first = truth.part(slice(0, None, 2))
     limit = 2 * wish.latency / 1000 if wish.index_type == "auto" else np.inf
     return cheapest(
-        list(settings(index, first, recall=wish.recall, seconds_of_rerank=seconds_of_rerank, limit=limit))
+        list(settings(index, truth, recall=wish.recall, seconds_of_rerank=seconds_of_rerank, limit=limit))
     )
 
 

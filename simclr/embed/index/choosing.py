@@ -1,10 +1,10 @@
 """Budgets and a sample -> the index type, with what each candidate would be. Builds nothing that is kept.
 
-Every candidate that fits in the memory is filled with a sample of the store. The inverted lists are found once, for all
-vectors, and shared by the candidates: a sample of S of N vectors then is the real index with its lists thinned, and
-what is nearest in it stands for the N/S nearest. So recall@10 of all is foretold by recall@(10 S/N) of the sample,
-ranking R again by ranking R S/N again; the time in the lists, or in a flat scan, grows by N/S, the time of finding lists does not.
-Foretold numbers choose; the index that is built is measured itself.
+Every candidate that fits in the memory is filled with a sample of the store, and with the true neighbours of the queries. The inverted
+lists are found once, for all vectors, and shared by the candidates. So what the sample says of recall and of the lists to look into
+holds for all vectors: the neighbours are the real ones, in their real lists. What a sample of S of N has too little of is others that come
+before them by their codes: of D candidates ranked again all but ten become N/S times as many. The time in the lists, or in a flat scan, grows by
+N/S, the time of finding lists does not. Foretold numbers choose; the index that is built is measured itself.
 """
 
 import math
@@ -22,11 +22,10 @@ from simclr.embed.index.budgets import in_bytes
 from simclr.embed.index.menu import EXACT, Candidate, candidates, list_count
 from simclr.embed.index.training import find_centroids, trained_index
 from simclr.embed.index.tuning import DEPTHS, K, Truth, cheapest, settings, timed
-from simclr.embed.recall import exact_neighbours
 from simclr.errors import ConfigError
 
 SAMPLE = 20_000
-"""Vectors that candidates are tried with."""
+"""Vectors that candidates are tried with, beside those that are to be found."""
 EXACT_UP_TO = 50_000
 """Vectors up to which an exact index is taken if it keeps within the budgets, be another one faster."""
 _AT_ONCE = 2_000_000
@@ -57,20 +56,32 @@ class Choice:
     """Of the inverted lists that were tried."""
 
 
+@dataclass(frozen=True)
+class Sample:
+    """What candidates are filled with."""
+
+    ids: NDArray[np.int64]
+    vectors: NDArray[np.float32]
+    """(S, width) unit vectors: some of the store, and with them all that are to be found."""
+    near: int
+    """How many of them are to be found."""
+
+
 def choose(
     wish: IndexWish,
     memory: int,
     size: int,
     training: NDArray[np.float32],
-    queries: NDArray[np.float32],
+    sample: Sample,
+    truth: Truth,
     *,
     seconds_of_rerank: float,
     note: Note,
 ) -> Choice:
     """The index types for `size` vectors that meet the wish within `memory` bytes.
 
-    `training` (N, width) and `queries` (Q, width) are unit vectors of the store, none of them in both. Raises ConfigError
-    where nothing can meet the wish; it says what could be had.
+    `training` (N, width) are unit vectors of the store; `truth` has queries with their exact neighbours in it. Raises
+    ConfigError where nothing can meet the wish; it says what could be had.
     """
     offered = candidates(size, training.shape[1])
     fitting = [candidate for candidate in offered if candidate.memory <= memory]
@@ -82,10 +93,8 @@ def choose(
         )
     if size * training.shape[1] <= _AT_ONCE and fitting[0].factory == EXACT:
         return Choice((EXACT,), (), "exact, and compared with all vectors in a moment", None)
-    vectors = training[:: max(1, len(training) // SAMPLE)][:SAMPLE]
-    truth = Truth(queries, exact_neighbours([(np.arange(len(vectors)), vectors)], queries, k=K))
     attempt = partial(
-        _try, wish=wish, size=size, vectors=vectors, truth=truth, seconds_of_rerank=seconds_of_rerank
+        _try, wish=wish, size=size, sample=sample, truth=truth, seconds_of_rerank=seconds_of_rerank
     )
     if size <= EXACT_UP_TO and fitting[0].factory == EXACT:
         exact = attempt(fitting[0])
@@ -100,7 +109,7 @@ def choose(
     trials = []
     for candidate in offered:
         if candidate in fitting:
-            note(f"index: trying {candidate.factory} on {len(vectors):,} vectors")
+            note(f"index: trying {candidate.factory} on {len(sample.ids):,} vectors")
             trials.append(attempt(candidate, centroids=centroids, lists_seconds=seconds))
         else:
             trials.append(_untried(candidate, f"more than {in_bytes(memory)}"))
@@ -124,33 +133,31 @@ def _try(
     *,
     wish: IndexWish,
     size: int,
-    vectors: NDArray[np.float32],
+    sample: Sample,
     truth: Truth,
     seconds_of_rerank: float,
     centroids: NDArray[np.float32] | None = None,
     lists_seconds: float = 0.0,
 ) -> IndexTrial:
     """What it would be with `size` vectors; its verdict is still to be given."""
-    grows, queries = size / len(vectors), truth.queries
-
-    ids = np.arange(len(vectors))
+    ids, vectors, queries = sample.ids, sample.vectors, truth.queries
+    larger = size / len(ids)
+    rarer = max(1.0, (size - sample.near) / max(1, len(ids) - sample.near))
     train_seconds, index = timed(
         lambda: trained_index(candidate.factory, vectors, centroids if candidate.lists else None)
     )
     few_seconds, _ = timed(lambda: index.add_with_ids(vectors[:_FIRST], ids[:_FIRST]))
     if (least := few_seconds / _FIRST * len(vectors)) > _PATIENCE:
-        return _untried(candidate, f"slow to build, {least * grows / 60:,.0f} minutes")
+        return _untried(candidate, f"slow to build, {least * larger / 60:,.0f} minutes")
     rest_seconds, _ = timed(lambda: index.add_with_ids(vectors[_FIRST:], ids[_FIRST:]))
     build_seconds = train_seconds + few_seconds + rest_seconds
     anatomy = Anatomy.of(index)
-    k = max(1, round(K / grows))
-    depths = tuple(sorted({max(k, math.ceil(depth / grows)) for depth in DEPTHS}))
+    depths = tuple(sorted({K + math.ceil((depth - K) / rarer) for depth in DEPTHS}))
     found = list(
         settings(
             index,
             truth,
             depths=depths,
-            k=k,
             recall=wish.recall,
             errors=_ERRORS,
             seconds_of_rerank=0.0,
@@ -161,25 +168,25 @@ def _try(
     def whole(seconds: float, effort: int, queries: NDArray[np.float32]) -> float:
         """Seconds with the sample -> with all vectors, for one query."""
         if anatomy.hnsw:
-            return seconds * math.log(size) / math.log(len(vectors)) if size > len(vectors) else seconds
+            return seconds * max(1.0, math.log(size) / math.log(len(ids)))
         if anatomy.ivf is None:
-            return seconds * grows
+            return seconds * larger
         quantizer = anatomy.ivf.quantizer
         fixed, _ = timed(lambda: quantizer.search(queries, max(1, effort)))
         fixed = min(seconds, fixed / len(queries))
-        return fixed + (seconds - fixed) * grows
+        return fixed + (seconds - fixed) * larger
 
     full = [
         replace(
             setting,
-            depth=min(DEPTHS[-1], max(K, round(setting.depth * grows))),
+            depth=min(DEPTHS[-1], round(K + (setting.depth - K) * rarer)),
             search_seconds=whole(setting.search_seconds, setting.effort, queries),
         )
         for setting in found
     ]
     full = [replace(setting, rerank_seconds=setting.depth * seconds_of_rerank) for setting in full]
     best = cheapest(full)
-    ask = partial(nearest, index, k=max(k, round(best.depth / grows)), effort=best.effort)
+    ask = partial(nearest, index, k=best.depth, effort=best.effort)
     alone = [timed(partial(ask, query[None]))[0] for query in queries[:_ALONE]]
     latency = (
         whole(float(np.quantile(alone, 0.25)), best.effort, queries[:1]) + best.depth * seconds_of_rerank
@@ -190,7 +197,7 @@ def _try(
         recall=round(best.recall, 4),
         queries_per_second=round(1 / best.seconds, 1),
         latency=round(latency * 1e3, 3),
-        build_seconds=round(build_seconds * grows + lists_seconds * (candidate.lists > 0), 1),
+        build_seconds=round(build_seconds * larger + lists_seconds * (candidate.lists > 0), 1),
         verdict="",
     )
 
