@@ -4,8 +4,8 @@ Vectors are gathered from the memory-mapped shards; paths are read a shard at a 
 is held in memory for a store of N rows is 12 bytes each.
 """
 
-from collections import OrderedDict
 from collections.abc import Iterator
+from functools import lru_cache, partial
 
 import numpy as np
 import pyarrow as pa
@@ -32,7 +32,7 @@ class Lookup:
         self._rows = order.astype(np.int32 if len(ids) < 1 << 31 else np.int64)
         self._starts = np.cumsum([0, *map(len, tables)])
         self._vectors: dict[int, NDArray[np.float16]] = {}
-        self._tables: OrderedDict[int, pa.Table] = OrderedDict()
+        self._table = lru_cache(maxsize=_TABLES)(partial(_paths, store))
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -93,12 +93,6 @@ class Lookup:
             self._vectors[shard] = mapped.view(np.ndarray)  # taking rows of a np.memmap is slow
         return self._vectors[shard]
 
-    def _table(self, shard: int) -> pa.Table:
-        table = self._tables.pop(shard, None)
-        if table is None:
-            info = self._store.info.shards[shard]
-            table = shards.read_metadata(self._store.folder, info, ["source", "image_path"])
-        self._tables[shard] = table  # behind those that were asked for longer ago
-        while len(self._tables) > _TABLES:
-            self._tables.pop(next(iter(self._tables)), None)
-        return table
+
+def _paths(store: Store, shard: int) -> pa.Table:
+    return shards.read_metadata(store.folder, store.info.shards[shard], ["source", "image_path"])

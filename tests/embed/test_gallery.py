@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from simclr.embed.gallery import gallery, write_gallery
-from simclr.embed.search import Hit
+from simclr.embed.gallery import Blend, gallery, write_gallery
+from simclr.embed.search import Hit, Index
 from simclr.errors import ArtifactError
 
 
@@ -41,6 +41,13 @@ def photo(tmp_path: Path):
         return str(tmp_path / name)
 
     return photo
+
+
+def colour_of(image: dict[str, str | None]) -> tuple[int, ...]:
+    """In the middle of a thumbnail."""
+    encoded = (image["src"] or "").removeprefix("data:image/jpeg;base64,")
+    with Image.open(BytesIO(base64.b64decode(encoded))) as thumbnail:
+        return thumbnail.getpixel((thumbnail.width // 2, thumbnail.height // 2))
 
 
 def hit(path: str, similarity: float = 0.5, id: int = 0) -> Hit:
@@ -124,3 +131,62 @@ def test_an_image_in_a_tar_has_a_thumbnail_too(photos: Path, tmp_path: Path):
     assert "no longer there" not in page
     page = gallery([("q", [Hit(f"{tmp_path}/x.tar/in/none.png", 1.0, 0)])], title="t")
     assert page.count("no longer there") == 2
+
+
+# ---- several images that were looked for as one
+
+
+def test_what_hits_are_to_be_like_comes_first_then_what_unlike_then_the_hits(photo):
+    blend = Blend((photo("b.png"), photo("a.png")), (photo("d.png"), photo("c.png")))
+    page = Page(gallery([(blend, [hit(photo("f.png")), hit(photo("e.png"))])], title="t"))
+    figures = page.attributes("figure")
+    assert [Path(figure["title"]).name[0] for figure in figures] == list("badcfe")
+    assert [figure["class"] for figure in figures] == ["query", "query", "unlike", "unlike", "hit", "hit"]
+
+
+def test_each_image_of_several_says_which_it_is(photo):
+    page = Page(gallery([(Blend((photo("a.png"), photo("b.png")), (photo("c.png"),)), [])], title="t"))
+    assert [text for text in page.texts if text in ("like", "unlike", "query")] == ["like", "like", "unlike"]
+
+
+def test_each_image_of_several_is_shown(photo):
+    red, green, blue = (220, 30, 30), (30, 180, 60), (40, 60, 220)
+    blend = Blend((photo("a.png", red), photo("b.png", green)), (photo("c.png", blue),))
+    images = Page(gallery([(blend, [])], title="t")).attributes("img")
+    assert [colour_of(image) for image in images] == [pytest.approx(c, abs=3) for c in (red, green, blue)]
+
+
+def test_several_as_one_have_a_row_together(photo):
+    blend = Blend((photo("a.png"), photo("b.png")), (photo("c.png"),))
+    page = Page(gallery([(blend, []), (photo("q.png"), [])], title="t"))
+    assert len(page.attributes("section")) == 2
+
+
+def test_what_hits_are_to_be_unlike_is_framed_in_another_way(photo):
+    text = gallery([(Blend((photo("a.png"),), (photo("b.png"),)), [])], title="t")
+    frames = [line for line in text.splitlines() if "outline:" in line]
+    assert [frame.split()[0] for frame in frames] == [".query", ".unlike"]
+    assert len({frame.partition("outline:")[2] for frame in frames}) == 2
+
+
+def test_a_hostile_name_of_one_of_several_stays_text(photo):
+    path = photo('<b>"&.png')
+    page = Page(gallery([(Blend((path,), (path,)), [])], title="t"))
+    assert [figure["title"] for figure in page.attributes("figure")] == [path, path]
+    assert page.attributes("b") == [{}, {}]  # the labels, and no third
+
+
+def test_one_of_several_that_is_gone_says_so_and_the_others_are_shown(photo, tmp_path):
+    blend = Blend((photo("a.png"), str(tmp_path / "gone.png")), (str(tmp_path / "gone, too.png"),))
+    page = Page(gallery([(blend, [hit(photo("b.png"))])], title="t"))
+    assert page.texts.count("image is no longer there") == 2
+    assert len(page.attributes("img")) == 2
+
+
+def test_an_id_that_is_looked_for_shows_its_image(index, photos):
+    opened = Index.open(index)
+    ids = {opened.store.path(row): row.id for row in opened.store.rows()}
+    path = str(photos / "cold" / "green_light.png")
+    page = Page(gallery(list(zip(opened.names([ids[path]]), [[]], strict=True)), title="t"))
+    assert [figure["title"] for figure in page.attributes("figure")] == [path]
+    assert colour_of(page.attributes("img")[0]) == pytest.approx((30, 180, 60), abs=3)

@@ -53,6 +53,7 @@ def changing(path: Path) -> Iterator[None]:
     try:
         for leftover in path.parent.glob(f".{path.name}*.tmp"):  # of a writer that was killed
             leftover.unlink(missing_ok=True)
+        settle(path)  # before anything is written over the sidecar that alone may fit the index
         yield
     finally:
         lock.release()

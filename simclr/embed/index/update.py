@@ -11,7 +11,7 @@ from simclr.artifacts import IndexInfo, IndexWish
 from simclr.embed.index.anatomy import Anatomy
 from simclr.embed.index.build import Note, Progress, build, ignore, relative
 from simclr.embed.index.entries import Entries
-from simclr.embed.index.files import changing, describe, load_entries, load_index, save_index, settle, sidecar
+from simclr.embed.index.files import changing, describe, load_entries, load_index, save_index, sidecar
 from simclr.embed.index.library import unit_vectors
 from simclr.embed.index.proving import below_recall, measure_again
 from simclr.embed.lookup import Lookup
@@ -42,7 +42,6 @@ def update_index(
     """
     path = Path(path)
     with changing(path):
-        settle(path)
         try:
             info = describe(path)
         except ArtifactError:  # missing or damaged: an index is derived, so building it is the repair

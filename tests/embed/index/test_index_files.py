@@ -79,6 +79,21 @@ def test_a_first_index_that_was_killed_is_no_index(changing, tmp_path):
     assert update_index(made.store, path, WISH).size == 300
 
 
+def test_a_writer_killed_between_two_renames_and_a_builder_killed_after_it_leave_an_index(changing, tmp_path):
+    """The first left its sidecar under `.next`; the second must not write over the only one that fits."""
+    made, path = changing(300), tmp_path / "v.faiss"
+    build_index(made.store, path, WISH)
+    made.change(add=clustered(20, 5))
+    with dying_at_rename(3, after=True):
+        update_index(made.store, path)
+    made.change(add=clustered(20, 6))
+    with dying_at_rename(
+        5, after=False
+    ):  # two renames settle what the first left; then entries, sidecar, index
+        build_index(made.store, path, WISH)
+    assert len(ids_of(path)) == 320
+
+
 def test_two_processes_do_not_build_one_index(changing, tmp_path):
     made, path = changing(300), tmp_path / "v.faiss"
     with changing_index(path), pytest.raises(ArtifactError, match="another process is building it"):
