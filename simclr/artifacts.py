@@ -36,7 +36,7 @@ class Artifact:
         assert is_dataclass(self) and not isinstance(self, type)
         values = asdict(self)
         head = {"simclr": self.KIND, "format": FORMAT} | ({"seal": _seal(values)} if self.SEALED else {})
-        text = json.dumps(head | values, indent=2, ensure_ascii=False) + "\n"
+        text = _text(head | values)
         write_atomically(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
 
     @classmethod
@@ -45,6 +45,7 @@ class Artifact:
         try:
             values = json.loads(path.read_text(encoding="utf-8"))
             kind, version = values.pop("simclr"), values.pop("format")
+            whole = not cls.SEALED or values.pop("seal", None) == _seal(values)
         except FileNotFoundError:
             raise ArtifactError(f"{path}: no such file.") from None
         except (OSError, ValueError, AttributeError, KeyError, TypeError, RecursionError) as exc:
@@ -55,7 +56,7 @@ class Artifact:
             raise ArtifactError(
                 f"{path}: format {_line(version)}, but this simclr reads {FORMAT}. Write it again."
             )
-        if cls.SEALED and values.pop("seal", None) != _seal(values):
+        if not whole:
             raise ArtifactError(f"{path}: damaged or edited, its seal is broken.")
         try:
             built: Self = _build(cls, values)
@@ -65,6 +66,7 @@ class Artifact:
             ConfigError,
             TypeError,
             ValueError,
+            OverflowError,
             RecursionError,
         ) as exc:  # two are the recipe's
             raise ArtifactError(f"{path}: damaged ({_line(exc).rstrip('.')}). Write it again.") from exc
@@ -311,6 +313,31 @@ class IndexInfo(Artifact):
     entries_sha256: str
     """Of the file that says which version of which vector it holds."""
 
+    def __post_init__(self) -> None:
+        counts = (self.generation, self.width - 1, self.size, self.buried, self.built_with)
+        if not all(0 <= count < 1 << 62 for count in counts):
+            raise ValueError("a count is negative, or beyond all reason")
+        if not all(1 <= value < 1 << 31 for value in self.search_parameters.values()):
+            raise ValueError(f"search parameters {self.search_parameters} are not numbers of 1 and more")
+        for name in _FIGURES:
+            value = self.measured.get(name)
+            if not isinstance(value, int | float) or not 0 <= value < 1 << 62:
+                raise ValueError(f"measured: {name} is not a number of 0 or more")
+
+
+_FIGURES = ("recall@10", "queries_per_second", "latency_ms", "latency_p99_ms", "bytes", "changed_since")
+"""That are measured of every index."""
+
+
+def _text(values: dict[str, Any]) -> str:
+    """As JSON, for people to read; all in ASCII where a path is not Unicode."""
+    text = json.dumps(values, indent=2, ensure_ascii=False) + "\n"
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return json.dumps(values, indent=2) + "\n"
+    return text
+
 
 def _seal(values: dict[str, Any]) -> str:
     """SHA-256 of the values, however the JSON around them is laid out."""
@@ -383,4 +410,5 @@ def _build(cls: Any, value: Any) -> Any:
         accepted = (int, float) if cls is float else cls
         if not isinstance(value, accepted) or (cls is int and isinstance(value, bool)):
             raise TypeError(f"{value!r} is no {cls.__name__}")
+        return float(value) if cls is float else value
     return value

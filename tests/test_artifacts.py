@@ -1,7 +1,7 @@
 import hashlib
 import json
 import os
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
@@ -102,7 +102,14 @@ INDEX = IndexInfo(
             verdict="chosen",
         ),
     ),
-    measured={"recall@10": 0.99},
+    measured={
+        "recall@10": 0.99,
+        "queries_per_second": 900.0,
+        "latency_ms": 1.5,
+        "latency_p99_ms": 2,
+        "bytes": 4000,
+        "changed_since": 0,
+    },
     entries_sha256="78" * 32,
 )
 ALL = [ENCODER, MODEL, STORE, INDEX]
@@ -274,6 +281,36 @@ def test_a_text_in_place_of_a_list_is_damage(tmp_path: Path) -> None:
     path.write_text(json.dumps(json.loads(path.read_text()) | {"files": "encoder.onnx"}))
     with pytest.raises(ArtifactError, match=rf"^{path}: damaged \('encoder.onnx' is no object\)"):
         ModelInfo.load(path)
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"width": 0}, "a count is negative"),
+        ({"size": -1}, "a count is negative"),
+        ({"search_parameters": {"nprobe": float("nan")}}, "search parameters"),
+        ({"search_parameters": {"rerank": 0.0}}, "search parameters"),
+        ({"measured": INDEX.measured | {"changed_since": float("inf")}}, "measured: changed_since"),
+        ({"measured": {}}, "measured: recall@10"),
+        ({"wish": {"index_type": "auto", "memory": None, "recall": 10**400, "latency": 1}}, "too large"),
+    ],
+)
+def test_a_sidecar_with_numbers_that_make_no_sense_is_refused(
+    tmp_path: Path, change: dict, words: str
+) -> None:
+    """Its seal is right."""
+    values = json.loads(json.dumps(asdict(INDEX))) | change
+    seal = hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
+    path = tmp_path / "a.json"
+    path.write_text(json.dumps({"simclr": "index", "format": 1, "seal": seal} | values))
+    with pytest.raises(ArtifactError, match=rf"^{path}: damaged \(.*{words}"):
+        IndexInfo.load(path)
+
+
+def test_a_path_that_is_not_unicode_comes_back(tmp_path: Path) -> None:
+    info = replace(INDEX, store="\udcff.store")
+    info.save(tmp_path / "a.json")
+    assert IndexInfo.load(tmp_path / "a.json") == info
 
 
 @pytest.mark.parametrize("change", ["a digit", "a root", "no seal"])

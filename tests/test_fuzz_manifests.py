@@ -1,5 +1,6 @@
 """Damaged manifests: an artefact of its own type, or one line that names the file."""
 
+import hashlib
 import json
 from dataclasses import asdict
 from pathlib import Path
@@ -73,15 +74,22 @@ def changed_values(draw: st.DrawFn, whole: Any) -> Any:
     return whole
 
 
+def head(artifact: Artifact, values: dict[str, Any]) -> dict[str, Any]:
+    """What a manifest begins with; the seal is that of these values, whatever they are."""
+    seal = hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
+    return {"simclr": artifact.KIND, "format": FORMAT} | ({"seal": seal} if artifact.SEALED else {})
+
+
 @st.composite
 def damaged(draw: st.DrawFn, artifact: Artifact) -> bytes:
-    whole = {"simclr": artifact.KIND, "format": FORMAT} | asdict(artifact)  # type: ignore[call-overload]
     how = draw(st.sampled_from(["values", "values", "bytes", "deep", "twice", "digits"]))
     if how == "values":
-        return json.dumps(draw(changed_values(whole))).encode()
+        values = draw(changed_values(asdict(artifact)))  # type: ignore[call-overload]
+        return json.dumps(head(artifact, values) | values).encode()
+    whole = head(artifact, asdict(artifact)) | asdict(artifact)  # type: ignore[call-overload]
     text = json.dumps(whole).encode()
     if how == "deep":
-        nested = b"[" * draw(st.sampled_from([90, 990, 100_000]))
+        nested = b"[" * draw(st.sampled_from([90, 970, 985, 990, 100_000]))
         return text.replace(b'"sha256": "', b'"sha256": ' + nested + b'"', 1)
     if how == "twice":
         return text[:-1] + b', "width": ' + json.dumps(draw(strange)).encode() + b"}"

@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from test_cli import run
 
 import simclr
 
@@ -140,6 +141,18 @@ assert Index.open({str(tmp_path / "o.faiss")!r}).search({str(photos / "warm/red_
     loaded = modules_loaded_by(code)
     assert {"faiss", "onnxruntime"} <= loaded
     assert not loaded & {"torch", "torchvision", "timm", "onnx"}
+
+
+def test_a_search_does_not_wait_for_pandas(model, photos, tmp_path):
+    """Arrow imports it to convert arrays, where it is there; that takes longer than the search."""
+    pytest.importorskip("pandas")
+    run("embed", photos, "--index", tmp_path / "o.faiss", "--model", model)
+    code = f"""
+from simclr import Index
+index = Index.open({str(tmp_path / "o.faiss")!r})
+index.search([3, {str(photos / "warm/red_light.png")!r}], where="modified > '2020-01-01'")
+"""
+    assert "pandas" not in modules_loaded_by(code)
 
 
 @pytest.mark.parametrize("module", ["simclr", "simclr.pretrain", "simclr.embed", "simclr.export"])

@@ -15,8 +15,8 @@ from simclr.embed import shards
 from simclr.embed.store import Store
 from simclr.sources import openable
 
-_TABLES = 64
-"""Shards whose paths are kept: about 0.3 MB each."""
+_TABLES = 1024
+"""Shards whose paths are kept, of 0.1 to 0.3 MB each: those of four million rows."""
 
 
 class Lookup:
@@ -24,7 +24,7 @@ class Lookup:
 
     def __init__(self, store: Store) -> None:
         self._store = store
-        tables = [table["id"].to_numpy() for table in store.tables(["id"])]
+        tables = [shards.numbers(table, "id") for table in store.tables(["id"])]
         ids = np.concatenate([np.empty(0, np.int64), *tables])
         order = np.argsort(ids, kind="stable")
         self.ids: NDArray[np.int64] = ids[order]
@@ -67,10 +67,10 @@ class Lookup:
         found = [""] * len(ids)
         sources = self._store.info.sources
         for shard, places, within in self._by_shard(ids):
-            taken = self._table(shard).take(pa.array(within))
-            numbers, names = taken["source"].to_pylist(), taken["image_path"].to_pylist()
-            for place, number, name in zip(places.tolist(), numbers, names, strict=True):
-                found[place] = openable(sources[number].kind, sources[number].root, name)
+            numbers, names = self._table(shard)
+            for place, row in zip(places.tolist(), within.tolist(), strict=True):
+                source = sources[numbers[row].as_py()]
+                found[place] = openable(source.kind, source.root, names[row].as_py())
         return found
 
     def _by_shard(self, ids: NDArray[np.int64]) -> Iterator[tuple[int, NDArray[np.int64], NDArray[np.int64]]]:
@@ -94,5 +94,7 @@ class Lookup:
         return self._vectors[shard]
 
 
-def _paths(store: Store, shard: int) -> pa.Table:
-    return shards.read_metadata(store.folder, store.info.shards[shard], ["source", "image_path"])
+def _paths(store: Store, shard: int) -> tuple[pa.Array, pa.Array]:
+    """Of each row, the number of its source, and its path."""
+    table = shards.read_metadata(store.folder, store.info.shards[shard], ["source", "image_path"])
+    return table["source"].combine_chunks(), table["image_path"].combine_chunks()

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from simclr.artifacts import SourceInfo
 from simclr.embed.known import Contents, prefixes
 from simclr.embed.lane import Task
-from simclr.embed.shards import SCHEMA
+from simclr.embed.shards import SCHEMA, numbers
 from simclr.embed.store import Store
 from simclr.sources import Inventory, Names
 
@@ -42,11 +42,11 @@ class Rows:
         ]
         rows = pa.concat_tables([SCHEMA.empty_table().select(_COLUMNS[:-1]), *(table for table, _ in tables)])
         return cls(
-            rows["id"].to_numpy(),
-            rows["source"].to_numpy(),
+            numbers(rows, "id"),
+            numbers(rows, "source"),
             rows["image_path"],
-            rows["size"].to_numpy(),
-            rows["mtime_ns"].to_numpy(),
+            numbers(rows, "size"),
+            numbers(rows, "mtime_ns"),
             np.concatenate([np.empty(0, np.uint64), *(hashes for _, hashes in tables)]),
         )
 

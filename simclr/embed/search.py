@@ -19,8 +19,8 @@ from PIL import Image
 from simclr.artifacts import IndexInfo
 from simclr.embed.index.files import load_index
 from simclr.embed.index.library import unit_vectors
+from simclr.embed.index.neighbours import Finder
 from simclr.embed.lookup import Lookup
-from simclr.embed.neighbours import Finder
 from simclr.embed.store import Store
 from simclr.embed.where import Images
 from simclr.errors import ArtifactError, ConfigError, EncoderMismatch, ImageError
@@ -226,7 +226,7 @@ class Index:
 
     @cached_property
     def _finder(self) -> Finder:
-        return Finder(self._index, self.info, self._lookup)
+        return Finder.of(self._index, self.info, self._lookup)
 
     @cached_property
     def _images(self) -> Images:

@@ -12,6 +12,7 @@ The layout is the one that clip-retrieval, autofaiss and embedding-reader read: 
 exactly those of the manifest.
 """
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Self
@@ -21,7 +22,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from simclr.artifacts import StoreInfo
-from simclr.embed.shards import SCHEMA, SPARE, Row, read_metadata, read_vectors, verify_shard
+from simclr.embed.shards import SCHEMA, SPARE, Row, numbers, read_metadata, read_vectors, verify_shard
 from simclr.errors import ArtifactError
 from simclr.sources import locate, openable, read_place
 
@@ -77,7 +78,7 @@ class Store:
         `verify` compares each file's SHA-256 with the manifest first; raises ArtifactError where it disagrees.
         """
         for table, vectors in self.parts(["id"], verify=verify):
-            yield table["id"].to_numpy(), vectors
+            yield numbers(table, "id"), vectors
 
     def parts(
         self, columns: list[str] | None = None, *, verify: bool = False
@@ -110,4 +111,4 @@ class Store:
 
 def is_store(folder: Path) -> bool:
     """Whether there is a store, be its manifest gone."""
-    return (folder / MANIFEST_FILE).exists() or (folder / SPARE / MANIFEST_FILE).exists()
+    return any(os.path.exists(folder / where / MANIFEST_FILE) for where in ("", SPARE))

@@ -17,9 +17,9 @@ from itertools import chain, islice
 from threading import Event, Lock, Thread
 
 import numpy as np
-import pyarrow as pa
 from numpy.typing import NDArray
 
+from simclr.embed.shards import numbers
 from simclr.embed.store import Store
 from simclr.errors import ConfigError, reason
 from simclr.sources import is_url, openable
@@ -171,15 +171,15 @@ def _rows(store: Store) -> Iterator[tuple[int | str | None, ...]]:
     for shard in store.tables():
         sources, names = shard["source"].to_pylist(), shard["image_path"].to_pylist()
         paths = [openable("folder", folders[i], name) for i, name in zip(sources, names, strict=True)]
-        seconds = pa.array(shard["mtime_ns"].to_numpy() // 10**9, pa.timestamp("s"))
-        times = zip(paths, seconds.cast(pa.string()).to_pylist(), strict=True)
+        seconds = (numbers(shard, "mtime_ns") // 10**9).astype("datetime64[s]")
+        times = [text.replace("T", " ") for text in np.datetime_as_string(seconds).tolist()]
         yield from zip(
             shard["id"].to_pylist(),
             paths,
             names,
             [roots[i] for i in sources],
             shard["size"].to_pylist(),
-            [None if is_url(path) else time for path, time in times],
+            [None if is_url(path) else time for path, time in zip(paths, times, strict=True)],
             *(shard[column].to_pylist() for column in ("width", "height", "content_hash")),
             strict=True,
         )

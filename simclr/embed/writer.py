@@ -240,7 +240,7 @@ class StoreWriter:
             shard = shards.write_shard(
                 self.folder, number, table, np.concatenate([vectors for _, vectors in parts])
             )
-            self._ids[number] = table["id"].to_numpy()
+            self._ids[number] = shards.numbers(table, "id")
             made.append(shard)
             number += 1
         made.sort(key=lambda shard: shard.number)  # the order in which foreign readers find them
@@ -301,7 +301,7 @@ class StoreWriter:
 
     def _ids_of(self, shard: ShardInfo) -> NDArray[np.int64]:
         if shard.number not in self._ids:
-            self._ids[shard.number] = shards.read_metadata(self.folder, shard, ["id"])["id"].to_numpy()
+            self._ids[shard.number] = shards.numbers(shards.read_metadata(self.folder, shard, ["id"]), "id")
         return self._ids[shard.number]
 
     def _load(self, shard: ShardInfo | None) -> tuple[pa.Table, NDArray[np.float16]]:

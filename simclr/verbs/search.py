@@ -51,11 +51,11 @@ def search(
         Path | None, typer.Option(help="Export folder.  [default: the copy in the store]")
     ] = None,
     mapped: Annotated[
-        bool | None,
+        bool,
         typer.Option(
-            help="Read only those parts of the index that are used.  [default: where it is larger than half of the free memory]",
+            help="Read only those parts of the index that are used, instead of all of it.",
         ),
-    ] = None,
+    ] = True,
 ) -> None:
     """Print the images most like each IMAGE, best first.
 

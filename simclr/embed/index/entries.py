@@ -50,7 +50,7 @@ class Entries:
                 parts.append((known.ids[here], known.prints[here]))
             else:
                 shards.verify_shard(store.folder, shard)
-                ids = shards.read_metadata(store.folder, shard, ["id"])["id"].to_numpy()
+                ids = shards.numbers(shards.read_metadata(store.folder, shard, ["id"]), "id")
                 parts.append((ids, fingerprints(shards.read_vectors(store.folder, shard))))
         ids = np.concatenate([NO_ENTRIES, *(ids for ids, _ in parts)])
         prints = np.concatenate([np.empty(0, np.uint64), *(prints for _, prints in parts)])

@@ -11,6 +11,7 @@ finds. FAISS loads damaged files without complaint, or crashes on them: the chec
 
 import contextlib
 import dataclasses
+import glob
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -41,6 +42,12 @@ def entries_file(index: Path) -> Path:
 @contextlib.contextmanager
 def changing(path: Path) -> Iterator[None]:
     """One process at a time builds or updates an index. Raises ArtifactError for the second one, or where it cannot be written."""
+    try:
+        str(path).encode()
+    except UnicodeEncodeError:
+        raise ArtifactError(
+            f"{path}: a path that is not UTF-8, which FAISS cannot open. Give another --index."
+        ) from None
     lock = filelock.FileLock(path.with_name(f".{path.name}.lock"))
     try:
         lock.acquire(timeout=0)
@@ -51,7 +58,7 @@ def changing(path: Path) -> Iterator[None]:
             f"{path}: cannot be written ({exc.strerror or exc}). Give another --index."
         ) from exc
     try:
-        for leftover in path.parent.glob(f".{path.name}*.tmp"):  # of a writer that was killed
+        for leftover in path.parent.glob(f".{glob.escape(path.name)}.*.tmp"):  # of a writer that was killed
             leftover.unlink(missing_ok=True)
         settle(path)  # before anything is written over the sidecar that alone may fit the index
         yield
@@ -121,6 +128,11 @@ def load_index(path: Path, *, mapped: bool = False) -> tuple[Any, IndexInfo]:
             raise ArtifactError(
                 f"{path}: FAISS cannot read it ({reason(exc)}). Build it anew with `simclr index build`."
             ) from exc
+        if index.d != info.width:
+            raise ArtifactError(
+                f"{path}: its vectors have {index.d} numbers, {info.width} by {sidecar(path).name}. "
+                "Build it anew with `simclr index build`."
+            )
         if _identity(path) == before:
             return index, info
     raise ArtifactError(f"{path}: is being replaced again and again. Try again later.")

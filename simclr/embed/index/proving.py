@@ -9,12 +9,11 @@ from numpy.typing import NDArray
 
 from simclr.artifacts import IndexInfo, IndexWish
 from simclr.cpus import available_cpus
-from simclr.embed.index.asking import nearest
+from simclr.embed.index.neighbours import Finder
 from simclr.embed.index.training import sample
 from simclr.embed.index.tuning import TRUE_NEIGHBOURS, K, Setting, Truth, timed
 from simclr.embed.lookup import Lookup
 from simclr.embed.recall import Exact
-from simclr.embed.rerank import rerank
 from simclr.embed.store import Store
 
 _SINGLE = 50
@@ -26,15 +25,12 @@ Answer = Callable[[NDArray[np.float32], NDArray[np.int64]], NDArray[np.int64]]
 """Queries (Q, D) and their places among all (Q,) -> ids (Q, R), ranked again by the store's vectors."""
 
 
-def measure(
-    index: Any, lookup: Lookup, truth: Truth, setting: Setting, *, how: str, buried: bool = False
-) -> dict[str, Any]:
+def measure(index: Any, lookup: Lookup, truth: Truth, setting: Setting, *, how: str) -> dict[str, Any]:
     """Recall@10, speed, and how they were measured, with queries that are not in the index."""
+    finder = Finder(index, lookup, setting, buried=False)
 
     def answer(queries: NDArray[np.float32], _: NDArray[np.int64]) -> NDArray[np.int64]:
-        depth = min(setting.depth, int(index.ntotal))
-        found = nearest(index, queries, depth, effort=setting.effort, buried=buried)[1]
-        return rerank(lookup, queries, found)[1]
+        return finder.find(queries, K)[1]
 
     return _figures(answer, truth) | _words(len(truth.queries), how, len(lookup))
 
@@ -53,12 +49,10 @@ def measure_again(index: Any, store: Store, lookup: Lookup, info: IndexInfo) -> 
     similarities, ids = exact.neighbours
     others = _without(ids, own)
     truth = Truth(queries, (np.take_along_axis(similarities, others, 1), np.take_along_axis(ids, others, 1)))
-    setting = Setting.of(info)
+    finder = Finder.of(index, info, lookup)
 
     def answer(queries: NDArray[np.float32], places: NDArray[np.int64]) -> NDArray[np.int64]:
-        depth = min(setting.depth + 1, int(index.ntotal))
-        found = nearest(index, queries, depth, effort=setting.effort, buried=info.buried > 0)[1]
-        found = rerank(lookup, queries, found)[1]
+        found = finder.find(queries, K + 1)[1]
         return np.take_along_axis(found, _without(found, own[places]), 1)
 
     return _figures(answer, truth) | _words(len(queries), "each without itself", len(lookup))
@@ -103,6 +97,7 @@ def _words(queries: int, how: str, vectors: int) -> dict[str, Any]:
         "threads": available_cpus(),
         "vectors": vectors,
         "changed_since": 0,
+        "bytes": 0,  # the file's, once there is one
     }
 
 

@@ -47,7 +47,7 @@ def update_index(
         except ArtifactError:  # missing or damaged: an index is derived, so building it is the repair
             return build(store, path, wish or IndexWish(), progress=progress, note=note)
         wish = wish or info.wish
-        ours = info.store_uid == store.info.uid and info.wish == wish
+        ours = (info.store_uid, info.identity, info.wish) == (store.info.uid, store.info.identity, wish)
         if ours and info.generation == store.info.generation:
             return _at(store, path, info)
         held = load_entries(path, info) if ours else None

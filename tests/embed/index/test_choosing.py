@@ -209,7 +209,7 @@ def test_a_type_that_misses_with_all_vectors_gives_way_to_the_next(changing, tmp
     monkeypatch.setattr(build_module, "settings", partial(tuning.settings, depths=(10,)))
     notes = []
     info = build_index(
-        changing(900).store, tmp_path / "v.faiss", IndexWish(recall=0.9, latency=1e4), note=notes.append
+        changing(900).store, tmp_path / "v.faiss", IndexWish(recall=0.995, latency=1e4), note=notes.append
     )
     assert info.factory == "IVF16,SQ8"
     assert any("IVF16,PQ4x4fs with all vectors: recall@10 is" in note for note in notes)

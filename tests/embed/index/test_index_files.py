@@ -16,6 +16,8 @@ from simclr.embed.index.anatomy import Anatomy
 from simclr.embed.index.files import changing as changing_index
 from simclr.embed.index.files import describe, entries_file, load_entries
 from simclr.embed.lookup import Lookup
+from simclr.embed.search import Index
+from simclr.embed.store import Store
 from simclr.errors import ArtifactError
 
 WISH = IndexWish(index_type="IVF8,SQ8", recall=0.01)
@@ -105,6 +107,29 @@ def test_a_place_where_nothing_can_be_written_is_named(changing, tmp_path):
     path = tmp_path / "file" / "v.faiss"
     with pytest.raises(ArtifactError, match=re.escape(f"{path}: cannot be written")):
         build_index(changing(300).store, path, WISH)
+
+
+def test_a_place_whose_name_is_not_utf_8_is_refused(changing, tmp_path):
+    path = tmp_path / os.fsdecode(b"\xff.faiss")
+    with pytest.raises(ArtifactError, match="not UTF-8"):
+        build_index(changing(300).store, path, WISH)
+
+
+def test_a_store_in_a_folder_that_is_not_utf_8_has_an_index_elsewhere(changing, tmp_path):
+    made = changing(300)
+    folder = made.folder.rename(tmp_path / os.fsdecode(b"\xff.store"))
+    build_index(Store.open(folder), tmp_path / "v.faiss", WISH)
+    assert Index.open(tmp_path / "v.faiss").store.folder == folder
+
+
+def test_what_a_killed_writer_left_goes_and_that_of_other_indexes_stays(changing, tmp_path):
+    path = tmp_path / "v[1].faiss"
+    left = [f".{name}.77.tmp" for name in (path.name, f"{path.name}.json.next", f"{path.name}.entries.next")]
+    others = [".v1.faiss.77.tmp", ".v[1].faiss2.77.tmp"]
+    for name in left + others:
+        (tmp_path / name).write_text("half")
+    build_index(changing(300).store, path, WISH)
+    assert [name for name in left + others if (tmp_path / name).exists()] == others
 
 
 # ---- verified once, and remembered
@@ -217,6 +242,20 @@ def test_a_sidecar_of_another_index_is_refused(changing, tmp_path):
     sidecar(tmp_path / "a.faiss").write_bytes(sidecar(tmp_path / "b.faiss").read_bytes())
     with pytest.raises(ArtifactError, match=r"its SHA-256 is not the one in a\.faiss\.json"):
         load_index(tmp_path / "a.faiss")
+
+
+def test_a_sidecar_that_tells_another_width_is_refused(changing, tmp_path):
+    path = tmp_path / "v.faiss"
+    dataclasses.replace(build_index(changing(300).store, path, WISH), width=31).save(sidecar(path))
+    with pytest.raises(ArtifactError, match=r"its vectors have 32 numbers, 31 by v\.faiss\.json"):
+        load_index(path)
+
+
+def test_an_update_builds_an_index_of_another_encoder_anew(changing, tmp_path):
+    made, path = changing(300), tmp_path / "v.faiss"
+    info = build_index(made.store, path, WISH)
+    dataclasses.replace(info, identity="foreign").save(sidecar(path))
+    assert update_index(made.store, path).identity == info.identity
 
 
 def test_entries_of_another_index_are_not_believed(changing, tmp_path):

@@ -17,8 +17,8 @@ from simclr.embed.index import update as update_module
 from simclr.embed.index.anatomy import NOBODY, Anatomy
 from simclr.embed.index.entries import Entries
 from simclr.embed.index.files import load_entries
+from simclr.embed.index.neighbours import Finder
 from simclr.embed.lookup import Lookup
-from simclr.embed.neighbours import Finder
 from simclr.embed.store import Store
 
 QUERIES = clustered(12, 99)
@@ -33,7 +33,7 @@ def answers(path: Path, store: Store, k: int = 10) -> list[list[int]]:
     """Ids that a search finds which looks at everything there is in the index."""
     index, info = load_index(path)
     all_ = {"nprobe": 8.0, "efSearch": 5000.0, "rerank": 10.0 * index.ntotal}
-    finder = Finder(index, dataclasses.replace(info, search_parameters=all_), Lookup(store))
+    finder = Finder.of(index, dataclasses.replace(info, search_parameters=all_), Lookup(store))
     return finder.find(QUERIES, k)[1].tolist()
 
 

@@ -9,7 +9,7 @@ Shape letters: Q = queries, K = neighbours, R = candidates.
 
 import math
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -37,14 +37,22 @@ Propose = Callable[[NDArray[np.float32], int, int], Neighbours]
 
 
 class Finder:
-    """A FAISS index with the store it stands for. Safe to use from several threads."""
+    """A FAISS index with the store it stands for. Safe to use from several threads.
 
-    def __init__(self, index: Any, info: IndexInfo, lookup: Lookup) -> None:
+    `setting`: how it is asked. `buried`: whether it has dead entries.
+    """
+
+    def __init__(self, index: Any, lookup: Lookup, setting: Setting, *, buried: bool) -> None:
         self._index = index
         self._anatomy = Anatomy.of(index)
-        self._setting = Setting.of(info)
-        self._buried = info.buried > 0
         self._lookup = lookup
+        self._setting = setting
+        self._buried = buried
+
+    @classmethod
+    def of(cls, index: Any, info: IndexInfo, lookup: Lookup) -> Self:
+        """As its sidecar says."""
+        return cls(index, lookup, Setting.of(info), buried=info.buried > 0)
 
     def find(
         self, queries: NDArray[np.float32], k: int, *, allowed: NDArray[np.int64] | None = None

@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 
 from simclr.artifacts import IndexInfo, IndexWish, SourceInfo
-from simclr.embed import neighbours as neighbours_module
 from simclr.embed import writer as writer_module
 from simclr.embed.index import build_index, library, load_index, update_index
+from simclr.embed.index import neighbours as neighbours_module
+from simclr.embed.index.neighbours import Finder
 from simclr.embed.lookup import Lookup
-from simclr.embed.neighbours import Finder
 from simclr.embed.shards import Row
 from simclr.embed.store import Store
 from simclr.embed.writer import writing
@@ -123,14 +123,14 @@ class Built:
     def info(self) -> IndexInfo:
         return load_index(self.path)[1]
 
-    def finder(self, *, effort: int | None = None, rerank: int = 0) -> Finder:
+    def finder(self, *, effort: int | None = None, rerank: int = 10) -> Finder:
         """As it was tuned, for a recall of 0.01; or with this nprobe or efSearch, ranking so many again to find ten."""
         index, info = load_index(self.path)
         if effort is not None:
             info = dataclasses.replace(
                 info, search_parameters={"nprobe": effort, "efSearch": effort, "rerank": rerank}
             )
-        return Finder(index, info, Lookup(self.crowd.store))
+        return Finder.of(index, info, Lookup(self.crowd.store))
 
 
 @pytest.fixture(scope="module")
