@@ -14,6 +14,7 @@ from simclr.verbs.benchmark import benchmark
 from simclr.verbs.demo import demo
 from simclr.verbs.doctor import doctor
 from simclr.verbs.embed import embed
+from simclr.verbs.evaluate import evaluate
 from simclr.verbs.export import export
 from simclr.verbs.pretrain import pretrain
 from simclr.verbs.probe import probe
@@ -50,7 +51,7 @@ def root(
     pass
 
 
-for verb in (demo, pretrain, probe, export, embed, search, benchmark, doctor):
+for verb in (demo, pretrain, probe, export, embed, search, evaluate, benchmark, doctor):
     app.command()(verb)
 
 store_app = typer.Typer(

@@ -10,9 +10,7 @@ Labels come in one of two forms:
 Of several test splits the first of test, val, validation is taken. labels.csv goes before folders.
 """
 
-import csv
 import os
-from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,9 +19,9 @@ from numpy.typing import NDArray
 
 from simclr.errors import ConfigError, ImageError
 from simclr.sources import list_images
+from simclr.sources.label_table import TESTS, TRAIN, read_label_table
 
 LABELS_FILE = "labels.csv"
-_TRAIN, _TESTS = "train", ("test", "val", "validation")
 _FORMS = f"Give class folders (DIR/CLASS/1.jpg) or a {LABELS_FILE} with the columns path and label"
 
 
@@ -54,14 +52,14 @@ def read_labelled(folder: Path) -> tuple[Labelled, Labelled | None]:
     """
     if (folder / LABELS_FILE).is_file():
         return _from_table(folder)
-    beside = [folder / name for name in _TESTS if _has_folders(folder / name)]
+    beside = [folder / name for name in TESTS if _has_folders(folder / name)]
     # a class may be called train: its images lie in it, and no test split is beside it
-    if _has_folders(folder / _TRAIN) or (beside and (folder / _TRAIN).is_dir()):
-        train = _from_folders(folder / _TRAIN, None)
+    if _has_folders(folder / TRAIN) or (beside and (folder / TRAIN).is_dir()):
+        train = _from_folders(folder / TRAIN, None)
         test = _from_folders(beside[0], train.classes) if beside else None
     elif beside:
         raise ConfigError(
-            f"{folder}: has {beside[0].name}/ but no {_TRAIN}/ beside it. Name the folder that has both."
+            f"{folder}: has {beside[0].name}/ but no {TRAIN}/ beside it. Name the folder that has both."
         )
     else:
         train, test = _from_folders(folder, None), None
@@ -151,7 +149,8 @@ def _numbered(root: Path, paths: list[str], names: list[str], classes: tuple[str
 
 def _from_table(folder: Path) -> tuple[Labelled, Labelled | None]:
     table = folder / LABELS_FILE
-    paths, names, splits = _read_table(table)
+    read = read_label_table(table)
+    paths = read.paths
     root = next((at for at in (folder, folder / "images") if (at / paths[0]).is_file()), folder)
     missing = [path for path in paths if not (root / path).is_file()]
     if missing:
@@ -161,47 +160,11 @@ def _from_table(folder: Path) -> tuple[Labelled, Labelled | None]:
         )
 
     def rows_of(split: str | None, classes: tuple[str, ...] | None) -> Labelled:
-        rows = [i for i, own in enumerate(splits) if own == split]
-        return _numbered(root, [paths[i] for i in rows], [names[i] for i in rows], classes)
+        rows = [i for i in range(len(paths)) if read.splits is None or read.splits[i] == split]
+        return _numbered(root, [paths[i] for i in rows], [read.labels[i] for i in rows], classes)
 
-    if splits[0] is None:
-        train, test = rows_of(None, None), None
-    else:
-        if _TRAIN not in splits:
-            raise ConfigError(f"{table}: no row has the split {_TRAIN}. Mark the images to train on.")
-        train = rows_of(_TRAIN, None)
-        tests = [name for name in _TESTS if name in splits]
-        test = rows_of(tests[0], train.classes) if tests else None
+    train = rows_of(TRAIN, None)
+    test = rows_of(read.tests, train.classes) if read.tests else None
     if len(train.classes) < 2:
         raise ConfigError(f"{table}: one class only to train on ({train.classes[0]}). Give two or more.")
     return train, test
-
-
-def _read_table(table: Path) -> tuple[list[str], list[str], list[str | None]]:
-    """Paths, labels and splits of the rows; the splits are all None where there is no such column."""
-    try:
-        with open(table, encoding="utf-8-sig", newline="") as file:
-            reader = csv.DictReader(file)
-            columns, rows = reader.fieldnames or [], list(reader)
-    except (UnicodeDecodeError, csv.Error) as exc:
-        raise ConfigError(f"{table}: is no CSV in UTF-8 ({exc}). Write it again.") from exc
-    if lacking := [name for name in ("path", "label") if name not in columns]:
-        raise ConfigError(
-            f"{table}: has no column {' and none '.join(lacking)} (but {', '.join(columns) or 'nothing'}). Its first line must "
-            "name path and label, and may name split."
-        )
-    if not rows:
-        raise ConfigError(f"{table}: no row below its first line. Add the images.")
-    has_split = "split" in columns
-    for number, row in enumerate(rows, start=2):
-        if not row["path"] or not row["label"]:
-            raise ConfigError(f"{table}: line {number} has no {'label' if row['path'] else 'path'}. Add it.")
-        if has_split and row["split"] not in (_TRAIN, *_TESTS):
-            raise ConfigError(
-                f"{table}: line {number} has the split {row['split']!r}. Use {_TRAIN}, {', '.join(_TESTS)}."
-            )
-    paths = [row["path"] for row in rows]
-    path, times = Counter(paths).most_common(1)[0]
-    if times > 1:
-        raise ConfigError(f"{table}: {path} is named {times} times. Name each image once.")
-    return paths, [row["label"] for row in rows], [row["split"] if has_split else None for row in rows]

@@ -1,0 +1,79 @@
+"""What was measured -> lines of text, and an object for programs."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from simclr.classify.evaluation import Evaluation, differences, interval
+from simclr.classify.examples import Split
+from simclr.classify.metrics import Interval, class_scores
+from simclr.embed.store import Store
+
+
+def split_words(split: Split) -> str:
+    """How many images there are of what, in one line."""
+    how = "a fifth of each class, held out" if split.held_out else "as the labels say"
+    return f"{len(split.classes):,} classes; {len(split.train_N):,} images to learn from, {len(split.test_Q):,} to test on ({how})"
+
+
+def table(names: Sequence[str], evaluations: Sequence[Evaluation]) -> list[str]:
+    """A line for each measure: every encoder's value, and what each has more than the first. 95 % intervals in brackets."""
+    first, *others = evaluations
+    compared = [differences(first, other) for other in others]
+    head = ["", *names, *(f"{name} - {names[0]}" for name in names[1:])]
+    lines = [head]
+    for name in first.rows:
+        values = [interval(each.rows[name]).words for each in evaluations]
+        lines.append([name, *values, *(_difference(each[name]) for each in compared)])
+    widths = [max(len(line[column]) for line in lines) for column in range(len(head))]
+    return [
+        "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip()
+        for line in lines
+    ]
+
+
+def as_object(
+    stores: Sequence[Store], splits: Sequence[Split], evaluations: Sequence[Evaluation]
+) -> dict[str, Any]:
+    """All of it, for `--json`."""
+    split = splits[0]
+    return {
+        "classes": list(split.classes),
+        "train_images": len(split.train_N),
+        "test_images": len(split.test_Q),
+        "held_out": split.held_out,
+        "stores": [_one(store, split, each) for store, each in zip(stores, evaluations, strict=True)],
+        "differences": [
+            {name: _numbers(each) for name, each in differences(evaluations[0], other).items()}
+            for other in evaluations[1:]
+        ],
+    }
+
+
+def _one(store: Store, split: Split, evaluation: Evaluation) -> dict[str, Any]:
+    scores = class_scores(evaluation.confusion_CC)
+    return {
+        "store": str(store.folder),
+        "identity": store.info.identity,
+        "measures": {name: _numbers(interval(values)) for name, values in evaluation.rows.items()},
+        "probe_strength": evaluation.strength,
+        "per_class": [
+            {
+                "class": name,
+                "images": score.count,
+                "precision": score.precision,
+                "recall": score.recall,
+                "f1": score.f1,
+            }
+            for name, score in zip(split.classes, scores, strict=True)
+        ],
+        "confusion": evaluation.confusion_CC.tolist(),
+    }
+
+
+def _numbers(found: Interval) -> dict[str, float]:
+    return {"value": round(found.value, 6), "low": round(found.low, 6), "high": round(found.high, 6)}
+
+
+def _difference(found: Interval) -> str:
+    beyond = "" if found.low <= 0 <= found.high else " beyond chance"
+    return f"{found.value:+.3f} ({found.low:+.3f} to {found.high:+.3f}){beyond}"

@@ -1,0 +1,54 @@
+"""The verb `evaluate`."""
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from simclr.console import note, user_errors
+
+
+def evaluate(
+    store: Annotated[
+        list[Path],
+        typer.Argument(
+            metavar="STORE...", help="Stores written by `simclr embed`; several are compared with the first."
+        ),
+    ],
+    labels: Annotated[
+        str,
+        typer.Option(
+            metavar="folders|TABLE",
+            help="Class folders, or a CSV with the columns path, label and perhaps split.",
+        ),
+    ] = "folders",
+    seed: Annotated[int, typer.Option(help="Decides what is held out, and which labels are few.")] = 0,
+    as_json: Annotated[
+        bool,
+        typer.Option(
+            "--json", help="One JSON object, with the measures of each class and the confusion matrix."
+        ),
+    ] = False,
+) -> None:
+    """Measure how well the vectors of a store tell classes apart: votes among neighbours, a linear probe, retrieval.
+
+    Example: simclr evaluate photos.store --labels labels.csv
+    """
+    with user_errors():
+        from simclr.classify import evaluation, words
+        from simclr.classify.examples import examples, split_stores
+        from simclr.embed.store import Store
+
+        opened = [Store.open(path) for path in store]
+        splits = split_stores(opened, labels, seed=seed, note=note)
+        measured = [
+            evaluation.evaluate(examples(each, split), seed=seed, note=note)
+            for each, split in zip(opened, splits, strict=True)
+        ]
+        if as_json:
+            typer.echo(json.dumps(words.as_object(opened, splits, measured), ensure_ascii=False))
+            return
+        typer.echo(words.split_words(splits[0]))
+        for line in words.table([path.name for path in store], measured):
+            typer.echo(line)
