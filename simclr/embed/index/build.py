@@ -22,7 +22,7 @@ from simclr.embed.index.entries import Entries
 from simclr.embed.index.files import changing, save_index
 from simclr.embed.index.library import unit_vectors
 from simclr.embed.index.menu import EXACT, list_count
-from simclr.embed.index.proving import above_latency, below_recall, measure
+from simclr.embed.index.proving import above_latency, below_recall, measure, quickest
 from simclr.embed.index.training import FOR_CODES, PER_LIST, sample, trained_index
 from simclr.embed.index.tuning import TRUE_NEIGHBOURS, K, Setting, Truth, cheapest, settings, timed
 from simclr.embed.lookup import Lookup
@@ -36,6 +36,8 @@ HELD_OUT = 1000
 """Vectors that are left out to measure the index by; a tenth of them, where there are few."""
 _TRIES = 3
 """Types that are filled with all vectors, if the best one misses a budget then."""
+_CLOSE = 3
+"""Settings whose whole searches are timed, of those that are enough."""
 _FEWEST = 20
 """Vectors left out that tell anything; with fewer the index is exact, and measured by its own vectors."""
 
@@ -101,7 +103,7 @@ def build(store: Store, path: Path, wish: IndexWish, *, progress: Progress, note
     for factory in choice.ranked[:_TRIES]:
         index = trained_index(factory, training, choice.centroids)
         _fill(index, store, held_ids, progress=progress)
-        setting = _tune(index, truth.part(_TUNING), wish, cost)
+        setting = _tune(index, lookup, truth.part(_TUNING), wish, cost)
         measured = measure(index, lookup, truth if few else truth.part(_MEASURING), setting, how=how)
         built = _Built(factory, index, setting, measured)
         best = built if best is None else max(best, built, key=lambda each: each.worth(wish))
@@ -212,11 +214,11 @@ def _sample(lookup: Lookup, truth: Truth, ids: NDArray[np.int64], vectors: NDArr
     )
 
 
-def _tune(index: Any, truth: Truth, wish: IndexWish, seconds_of_rerank: float) -> Setting:
+def _tune(index: Any, lookup: Lookup, truth: Truth, wish: IndexWish, seconds_of_rerank: float) -> Setting:
     limit = 2 * wish.latency / 1000 if wish.index_type == "auto" else np.inf
-    return cheapest(
-        list(settings(index, truth, recall=wish.recall, seconds_of_rerank=seconds_of_rerank, limit=limit))
-    )
+    found = list(settings(index, truth, recall=wish.recall, seconds_of_rerank=seconds_of_rerank, limit=limit))
+    enough = sorted((setting for setting in found if setting.enough), key=lambda setting: setting.seconds)
+    return quickest(index, lookup, truth.queries, enough[:_CLOSE]) if enough else cheapest(found)
 
 
 def _seconds_of_rerank(lookup: Lookup, queries: NDArray[np.float32]) -> float:

@@ -40,6 +40,8 @@ _PATIENCE = 30.0
 """Seconds that a trial may spend on adding: RaBitQ of 4 bits takes 8 ms for a vector of 2048 numbers, two hours for a million."""
 _ALONE = 20
 """Queries that are asked one by one."""
+_SAFE = 0.8
+"""Share of the latency asked for that a foretold one may take: it is that far from what is measured in the end."""
 _HOPELESS = 2.0
 """Times the latency asked for: beyond, a foretold latency is no matter of luck."""
 
@@ -237,4 +239,6 @@ def _misses(trial: IndexTrial, wish: IndexWish) -> str:
         return trial.verdict
     if trial.recall < wish.recall:
         return f"recall below {wish.recall:g}"
-    return f"slower than {wish.latency:g} ms" if trial.latency > wish.latency else ""
+    if trial.latency > wish.latency:
+        return f"slower than {wish.latency:g} ms"
+    return f"too close to {wish.latency:g} ms" if trial.latency > _SAFE * wish.latency else ""

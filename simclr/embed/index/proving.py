@@ -1,6 +1,8 @@
 """How good a filled index is, in figures, and whether that is what was asked for. Changes nothing."""
 
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -11,18 +13,44 @@ from simclr.artifacts import IndexInfo, IndexWish
 from simclr.cpus import available_cpus
 from simclr.embed.index.neighbours import Finder
 from simclr.embed.index.training import sample
-from simclr.embed.index.tuning import TRUE_NEIGHBOURS, K, Setting, Truth, timed
+from simclr.embed.index.tuning import DEPTHS, TRUE_NEIGHBOURS, K, Setting, Truth, timed
 from simclr.embed.lookup import Lookup
 from simclr.embed.recall import Exact
 from simclr.embed.store import Store
 
 _SINGLE = 50
 """Queries that are asked alone, for the latency."""
+_DEEPER = 3
+"""Numbers of candidates that are timed for each setting, its own the first."""
+_ROUNDS, _SECONDS = 3, 2.0
+"""So often all of them are timed, in turn; no more once that has taken so long."""
 _QUERIES = 500
 """Vectors of the store that an index is measured by when it has been changed."""
 
 Answer = Callable[[NDArray[np.float32], NDArray[np.int64]], NDArray[np.int64]]
 """Queries (Q, D) and their places among all (Q,) -> ids (Q, R), ranked again by the store's vectors."""
+
+
+def quickest(index: Any, lookup: Lookup, queries: NDArray[np.float32], among: Sequence[Setting]) -> Setting:
+    """The setting of these, or one that ranks more candidates, with which whole searches are fastest.
+
+    A search asks again where its last candidate counts, which the pieces that a setting was chosen by do not: more candidates at once are
+    then fewer in the end.
+    """
+    ways = {
+        (setting.effort, depth): replace(setting, depth=depth)
+        for setting in among
+        for depth in [*(each for each in DEPTHS if each >= setting.depth)][:_DEEPER]
+    }
+    seconds = dict.fromkeys(ways, np.inf)
+    started = time.perf_counter()
+    for _ in range(_ROUNDS):
+        for key, way in ways.items():
+            finder = Finder(index, lookup, way, buried=False)
+            seconds[key] = min(seconds[key], timed(partial(finder.find, queries, K))[0])
+        if time.perf_counter() - started > _SECONDS:
+            break
+    return ways[min(seconds, key=lambda key: seconds[key])]
 
 
 def measure(index: Any, lookup: Lookup, truth: Truth, setting: Setting, *, how: str) -> dict[str, Any]:

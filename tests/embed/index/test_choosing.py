@@ -178,6 +178,15 @@ def test_of_two_of_about_the_same_speed_the_smaller_is_chosen():
     assert choice.ranked == ("small", "large")
 
 
+def test_a_foretold_latency_close_to_the_limit_is_not_relied_on():
+    choice = decide(
+        trial("close", memory=1, recall=0.99, speed=9000, latency=9),
+        trial("safe", memory=9, recall=0.99, speed=100, latency=7),
+    )
+    assert choice.ranked == ("safe",)
+    assert [each.verdict for each in choice.trials] == ["too close to 10 ms", "chosen"]
+
+
 def test_a_near_miss_is_tried_rather_than_refused():
     """What is foretold may be wrong by that much; the index built is measured itself."""
     choice = decide(
