@@ -15,20 +15,35 @@ def split_words(split: Split) -> str:
     return f"{len(split.classes):,} classes; {len(split.train_N):,} images to learn from, {len(split.test_Q):,} to test on ({how})"
 
 
-def table(names: Sequence[str], evaluations: Sequence[Evaluation]) -> list[str]:
-    """A line for each measure: every encoder's value, and what each has more than the first. 95 % intervals in brackets."""
+def cells(names: Sequence[str], evaluations: Sequence[Evaluation]) -> list[list[str]]:
+    """A row for each measure below one of names: every encoder's value, and what each has more than the first, with 95 % intervals."""
     first, *others = evaluations
     compared = [differences(first, other) for other in others]
     head = ["", *names, *(f"{name} - {names[0]}" for name in names[1:])]
-    lines = [head]
-    for name in first.rows:
-        values = [interval(each.rows[name]).words for each in evaluations]
-        lines.append([name, *values, *(_difference(each[name]) for each in compared)])
-    widths = [max(len(line[column]) for line in lines) for column in range(len(head))]
+    return [head] + [
+        [
+            name,
+            *(interval(each.rows[name]).words for each in evaluations),
+            *(difference_words(each[name]) for each in compared),
+        ]
+        for name in first.rows
+    ]
+
+
+def table(names: Sequence[str], evaluations: Sequence[Evaluation]) -> list[str]:
+    """The same as lines of text."""
+    lines = cells(names, evaluations)
+    widths = [max(len(line[column]) for line in lines) for column in range(len(lines[0]))]
     return [
         "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip()
         for line in lines
     ]
+
+
+def difference_words(found: Interval) -> str:
+    """With its interval, and whether that leaves out 0."""
+    beyond = "" if found.low <= 0 <= found.high else " beyond chance"
+    return f"{found.value:+.3f} ({found.low:+.3f} to {found.high:+.3f}){beyond}"
 
 
 def as_object(
@@ -72,8 +87,3 @@ def _one(store: Store, split: Split, evaluation: Evaluation) -> dict[str, Any]:
 
 def _numbers(found: Interval) -> dict[str, float]:
     return {"value": round(found.value, 6), "low": round(found.low, 6), "high": round(found.high, 6)}
-
-
-def _difference(found: Interval) -> str:
-    beyond = "" if found.low <= 0 <= found.high else " beyond chance"
-    return f"{found.value:+.3f} ({found.low:+.3f} to {found.high:+.3f}){beyond}"

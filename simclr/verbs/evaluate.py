@@ -24,6 +24,12 @@ def evaluate(
         ),
     ] = "folders",
     seed: Annotated[int, typer.Option(help="Decides what is held out, and which labels are few.")] = 0,
+    html: Annotated[
+        Path | None,
+        typer.Option(
+            help="Also write a page with pictures to this file: curves, confusions, a map, each class."
+        ),
+    ] = None,
     as_json: Annotated[
         bool,
         typer.Option(
@@ -42,13 +48,17 @@ def evaluate(
 
         opened = [Store.open(path) for path in store]
         splits = split_stores(opened, labels, seed=seed, note=note)
-        measured = [
-            evaluation.evaluate(examples(each, split), seed=seed, note=note)
-            for each, split in zip(opened, splits, strict=True)
-        ]
+        data = [examples(each, split) for each, split in zip(opened, splits, strict=True)]
+        measured = [evaluation.evaluate(each, seed=seed, note=note) for each in data]
+        names = [path.name for path in store]
+        if html is not None:
+            from simclr.classify.report import write_report
+
+            note("drawing")
+            write_report(html, names, splits[0], measured, data)
         if as_json:
             typer.echo(json.dumps(words.as_object(opened, splits, measured), ensure_ascii=False))
             return
         typer.echo(words.split_words(splits[0]))
-        for line in words.table([path.name for path in store], measured):
+        for line in words.table(names, measured):
             typer.echo(line)

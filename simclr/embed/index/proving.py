@@ -22,7 +22,7 @@ _SINGLE = 50
 """Queries that are asked alone, for the latency."""
 _DEEPER = 3
 """Numbers of candidates that are timed for each setting, its own the first."""
-_ROUNDS, _SECONDS = 3, 2.0
+_ROUNDS, _SECONDS = 10, 2.0
 """So often all of them are timed, in turn; no more once that has taken so long."""
 _QUERIES = 500
 """Vectors of the store that an index is measured by when it has been changed."""
