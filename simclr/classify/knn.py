@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 
 TEMPERATURE = 0.07
 """Of Wu et al. 2018 (arXiv:1805.01978), and of DINO's evaluation."""
-_BLOCK = 1024
-"""Queries at a time: 1024 x N similarities."""
+_BLOCK = 1 << 24
+"""Similarities at a time: some hundred megabytes with what sorting them takes."""
 
 
 def knn_predict(
@@ -42,8 +42,9 @@ def neighbours(
     All rows have unit length. Of all N where there are no more than k.
     """
     k = min(k, len(vectors_ND))
-    for start in range(0, len(queries_QD), _BLOCK):
-        similarity_QN = queries_QD[start : start + _BLOCK] @ vectors_ND.T
+    step = max(1, _BLOCK // len(vectors_ND))
+    for start in range(0, len(queries_QD), step):
+        similarity_QN = queries_QD[start : start + step] @ vectors_ND.T
         places_QK = np.argpartition(-similarity_QN, k - 1, axis=1)[:, :k]
         top_QK = np.take_along_axis(similarity_QN, places_QK, axis=1)
         order_QK = np.lexsort((places_QK, -top_QK), axis=1)

@@ -123,7 +123,7 @@ def test_votes_are_those_of_knn_predict(store):
 def test_blocks_change_nothing(store, monkeypatch):
     (found,) = of(store)
     whole = evaluate(found)
-    monkeypatch.setattr(knn, "_BLOCK", 7)
+    monkeypatch.setattr(knn, "_BLOCK", 1400)
     for name, values in evaluate(found).rows.items():
         np.testing.assert_array_equal(values, whole.rows[name])
 

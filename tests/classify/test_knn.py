@@ -80,7 +80,7 @@ def test_a_small_temperature_does_not_overflow():
 
 def test_the_block_size_changes_nothing(vectors, labels, queries, monkeypatch):
     whole = knn_predict(vectors, labels, queries)
-    monkeypatch.setattr(knn, "_BLOCK", 7)
+    monkeypatch.setattr(knn, "_BLOCK", 1400)
     np.testing.assert_array_equal(knn_predict(vectors, labels, queries), whole)
 
 
