@@ -31,7 +31,8 @@ def test_measures_come_as_a_table(store):
 def test_json_has_all_of_it(store):
     found = json.loads(run("evaluate", store, "--json")[1])
     assert (found["classes"], found["train_images"], found["test_images"]) == (["cold", "warm"], 10, 2)
-    (one,) = found["stores"]
+    (one,) = found["encoders"]
+    assert one["name"] == "out.store" and len(one["identity"]) == 64
     assert set(one["measures"]["kNN, k = 1"]) == {"value", "low", "high"}
     assert [each["images"] for each in one["per_class"]] == [1, 1]
     assert sum(map(sum, one["confusion"])) == 2
@@ -44,7 +45,23 @@ def test_two_stores_are_compared(store, other_model, photos, tmp_path):
     assert out.splitlines()[1].split("  ")[-1].strip() == "b.store - out.store"
     assert "+0.000 (+0.000 to +0.000)" in out
     found = json.loads(run("evaluate", store, tmp_path / "b.store", "--json")[1])
-    assert len(found["stores"]) == 2 and len(found["differences"]) == 1
+    assert [each["name"] for each in found["encoders"]] == ["out.store", "b.store"] and len(
+        found["differences"]
+    ) == 1
+
+
+def test_raw_pixels_are_compared_with_the_encoder(store):
+    found = json.loads(run("evaluate", store, "--pixels", "--json")[1])
+    assert [(each["name"], each["identity"] is None) for each in found["encoders"]] == [
+        ("out.store", False),
+        ("raw pixels", True),
+    ]
+    assert run("evaluate", store, "--pixels")[1].splitlines()[1].endswith("raw pixels - out.store")
+
+
+def test_a_page_is_written(store, tmp_path):
+    run("evaluate", store, "--html", tmp_path / "r.html")
+    assert "<svg" in (tmp_path / "r.html").read_text()
 
 
 def test_labels_may_come_from_a_table(store, photos):

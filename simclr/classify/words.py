@@ -6,7 +6,6 @@ from typing import Any
 from simclr.classify.evaluation import Evaluation, differences, interval
 from simclr.classify.examples import Split
 from simclr.classify.metrics import Interval, class_scores
-from simclr.embed.store import Store
 
 
 def split_words(split: Split) -> str:
@@ -47,16 +46,18 @@ def difference_words(found: Interval) -> str:
 
 
 def as_object(
-    stores: Sequence[Store], splits: Sequence[Split], evaluations: Sequence[Evaluation]
+    names: Sequence[str], identities: Sequence[str | None], split: Split, evaluations: Sequence[Evaluation]
 ) -> dict[str, Any]:
-    """All of it, for `--json`."""
-    split = splits[0]
+    """All of it, for `--json`; the identity of raw pixels is None."""
     return {
         "classes": list(split.classes),
         "train_images": len(split.train_N),
         "test_images": len(split.test_Q),
         "held_out": split.held_out,
-        "stores": [_one(store, split, each) for store, each in zip(stores, evaluations, strict=True)],
+        "encoders": [
+            {"name": name, "identity": identity} | _one(split, each)
+            for name, identity, each in zip(names, identities, evaluations, strict=True)
+        ],
         "differences": [
             {name: _numbers(each) for name, each in differences(evaluations[0], other).items()}
             for other in evaluations[1:]
@@ -64,11 +65,9 @@ def as_object(
     }
 
 
-def _one(store: Store, split: Split, evaluation: Evaluation) -> dict[str, Any]:
+def _one(split: Split, evaluation: Evaluation) -> dict[str, Any]:
     scores = class_scores(evaluation.confusion_CC)
     return {
-        "store": str(store.folder),
-        "identity": store.info.identity,
         "measures": {name: _numbers(interval(values)) for name, values in evaluation.rows.items()},
         "probe_strength": evaluation.strength,
         "per_class": [
