@@ -1,11 +1,10 @@
 """`simclr index` from the command line: what it prints, and its exit codes."""
 
 import json
+import re
 
 import pytest
 from test_cli import run
-
-from simclr.embed.index.tuning import K
 
 
 @pytest.fixture
@@ -87,7 +86,7 @@ def test_info_says_what_an_index_is(store):
     assert "  store      out.store, generation 1, encoder " in out
     assert "  holds      12 vectors of 12 numbers\n" in out
     assert "  asked for  auto, recall 0.95, 10 ms, half of the free memory\n" in out
-    assert f"  searched   with rerank {K}\n" in out
+    assert re.search(r"^  searched   with rerank (10|15|20)$", out, re.MULTILINE)  # whichever was fastest
 
 
 def test_info_says_that_an_index_is_behind(store, photos):

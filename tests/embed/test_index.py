@@ -104,13 +104,13 @@ def test_copies_of_an_image_do_not_lower_the_measured_recall(fill, tmp_path, pat
 
 
 def test_an_index_that_returns_wrong_ids_measures_low_recall(store, path, monkeypatch):
-    from simclr.embed.index import proving
+    from simclr.embed.index import neighbours
 
     def wrong(index, queries, k, **keywords):
         products, ids = nearest(index, queries, k, **keywords)
         return products, (ids - 5 + 250) % 495 + 5
 
-    monkeypatch.setattr(proving, "nearest", wrong)
+    monkeypatch.setattr(neighbours, "nearest", wrong)
     assert build_index(store, path).measured["recall@10"] < 0.1
 
 
