@@ -35,7 +35,9 @@ def read_label_table(table: Path) -> LabelTable:
     except (UnicodeDecodeError, csv.Error) as exc:
         raise ConfigError(f"{table}: is no CSV in UTF-8 ({exc}). Write it again.") from exc
     except OSError as exc:
-        raise ConfigError(f"{table}: cannot be read ({exc.strerror or reason(exc)}).") from exc
+        raise ConfigError(
+            f"{table}: cannot be read ({exc.strerror or reason(exc)}). Give a CSV with the columns path and label."
+        ) from exc
     if lacking := [name for name in ("path", "label") if name not in columns]:
         raise ConfigError(
             f"{table}: has no column {' and none '.join(lacking)} (but {', '.join(columns) or 'nothing'}). Its first line must "
