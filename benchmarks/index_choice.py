@@ -35,7 +35,7 @@ from simclr.embed.search import Index
 from simclr.embed.store import Store
 from simclr.errors import ConfigError
 
-QUERIES, SINGLE, TIMES = 1000, 200, 3
+QUERIES, SINGLE, TIMES = 1000, 200, 5
 MEMORY, RECALL, LATENCY = (12e6, 25e6, 60e6, 250e6), (0.95, 0.99), 10.0
 """Bytes for 100,000 x 512, other sizes in proportion; recall@10; milliseconds."""
 DEPTHS = (10, 30, 100, 300)

@@ -5,6 +5,7 @@ import importlib.metadata
 import json
 import os
 import platform
+import random
 import statistics
 import subprocess
 import sys
@@ -18,10 +19,13 @@ K = TypeVar("K")
 
 
 def rounds(runs: dict[K, Callable[[], float]], *, times: int) -> dict[K, list[float]]:
-    """Measure A B A B ...: each contender once a round, so that a noisy moment hits all of them."""
+    """Measure in turn: each contender once a round, so that a noisy moment hits all of them.
+
+    Each round has an order of its own: who comes after a contender that leaves the same data in the caches does not always do so.
+    """
     found: dict[K, list[float]] = {name: [] for name in runs}
-    for _ in range(times):
-        for name, run in runs.items():
+    for number in range(times):
+        for name, run in random.Random(number).sample([*runs.items()], len(runs)):
             found[name].append(run())
             print(f"  {name}: {found[name][-1]:.4g}", file=sys.stderr)
     return found

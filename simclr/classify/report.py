@@ -8,42 +8,19 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from simclr.artifacts import write_atomically
 from simclr.classify import figures
 from simclr.classify.evaluation import Evaluation
 from simclr.classify.examples import Examples, Split
 from simclr.classify.metrics import class_scores
 from simclr.classify.words import cells, split_words
-from simclr.errors import ArtifactError, MissingExtra
+from simclr.errors import MissingExtra
+from simclr.html_page import html_page, html_table, write_page
 
 MAPPED = 2000
 """Test images on the map: t-SNE of so many takes some seconds."""
 
-_PAGE = """<!doctype html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<title>{title}</title>
-<style>
-:root {{ color-scheme: light dark; }}
-body {{ font: 15px/1.5 system-ui, sans-serif; margin: 2rem auto; max-width: 76rem; padding: 0 1rem; }}
-h2 {{ margin: 2.2rem 0 .4rem; font-size: 1.15rem; }}
-p {{ margin: .2rem 0 .8rem; max-width: 60rem; }}
-table {{ border-collapse: collapse; font-variant-numeric: tabular-nums; }}
-th, td {{ text-align: left; padding: .25rem 1.1rem .25rem 0; white-space: nowrap;
-  border-bottom: 1px solid color-mix(in srgb, currentColor 15%, transparent); }}
-.wide {{ overflow-x: auto; }}
-.side {{ display: flex; flex-wrap: wrap; gap: 2rem; }}
-svg {{ max-width: 100%; height: auto; }}
-</style>
-</head>
-<body>
-<h1>{title}</h1>
-<p>{split}</p>
-{sections}
-</body>
-</html>
+_STYLE = """.wide { overflow-x: auto; }
+.side { display: flex; flex-wrap: wrap; gap: 2rem; }
 """
 
 
@@ -55,13 +32,7 @@ def write_report(
     examples: Sequence[Examples],
 ) -> None:
     """Raises ArtifactError if the file cannot be written, MissingExtra without matplotlib or scikit-learn."""
-    text = report(names, split, evaluations, examples)
-    try:
-        write_atomically(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
-    except OSError as exc:
-        raise ArtifactError(
-            f"{path}: cannot be written ({exc.strerror or exc}). Give another --html."
-        ) from exc
+    write_page(path, report(names, split, evaluations, examples))
 
 
 def report(
@@ -72,7 +43,7 @@ def report(
         _section(
             "Measures",
             "With 95 % intervals over test images.",
-            figures.measures(names, evaluations) + _table(cells(names, evaluations)),
+            figures.measures(names, evaluations) + html_table(cells(names, evaluations)),
         ),
     ]
     if evaluations[0].few:
@@ -89,9 +60,8 @@ def report(
             _section(f"Classes{ending}", "Of the linear probe, the worst first.", _classes(evaluation, split))
         )
     title = "Evaluation of " + " and ".join(names)
-    return _PAGE.format(
-        title=html.escape(title), split=html.escape(split_words(split)), sections="\n".join(sections)
-    )
+    lead = f"<p>{html.escape(split_words(split))}</p>\n"
+    return html_page(title, lead + "\n".join(sections), style=_STYLE)
 
 
 def _section(title: str, words: str, body: str) -> str:
@@ -105,17 +75,7 @@ def _classes(evaluation: Evaluation, split: Split) -> str:
     rows = [
         [name, f"{s.count:,}", f"{s.precision:.3f}", f"{s.recall:.3f}", f"{s.f1:.3f}"] for name, s in scores
     ]
-    return _table([["class", "test images", "precision", "recall", "F1"], *rows])
-
-
-def _table(rows: Sequence[Sequence[str]]) -> str:
-    """The first row is the head."""
-    tags = ["th", *["td"] * (len(rows) - 1)]
-    lines = [
-        "".join(f"<{tag}>{html.escape(cell)}</{tag}>" for cell in row)
-        for tag, row in zip(tags, rows, strict=True)
-    ]
-    return f"<table>{''.join(f'<tr>{line}</tr>' for line in lines)}</table>"
+    return html_table([["class", "test images", "precision", "recall", "F1"], *rows])
 
 
 def _map(examples: Examples) -> str:

@@ -1,4 +1,4 @@
-"""Search results as one self-contained HTML page with thumbnails. Takes hits, gives text; searches nothing."""
+"""Rows of images, such as search results, as one self-contained HTML page with thumbnails. Takes paths, gives text; searches nothing."""
 
 import base64
 import html
@@ -9,42 +9,53 @@ from pathlib import Path
 
 from PIL import Image
 
-from simclr.artifacts import write_atomically
 from simclr.embed.search import Hit
-from simclr.errors import ArtifactError, ImageError
+from simclr.errors import ImageError
+from simclr.html_page import html_page, write_page
 from simclr.images import decode
 from simclr.sources import place_of, read_place
 
 _THUMBNAIL = 256
 """Longest side, in pixels."""
 
-_PAGE = """<!doctype html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<title>{title}</title>
-<style>
-:root {{ color-scheme: light dark; }}
-body {{ font: 16px/1.5 system-ui, sans-serif; margin: 2rem auto; max-width: 90rem; padding: 0 1rem; }}
-section {{ border-top: 1px solid color-mix(in srgb, currentColor 20%, transparent); padding: 1rem 0; }}
-.row {{ display: flex; flex-wrap: wrap; gap: .75rem; }}
-figure {{ margin: 0; width: 9rem; }}
-img {{ width: 9rem; height: 9rem; object-fit: contain; background: color-mix(in srgb, currentColor 8%, transparent);
-  border-radius: .4rem; }}
-.query img {{ outline: 3px solid #3b82f6; }}
-.unlike img {{ outline: 3px dashed #dc2626; }}
-.missing {{ display: grid; place-items: center; width: 9rem; height: 9rem; font-size: .8rem; text-align: center; }}
-figcaption {{ font-size: .75rem; overflow-wrap: anywhere; }}
-b {{ display: block; font-variant-numeric: tabular-nums; }}
-</style>
-</head>
-<body>
-<h1>{title}</h1>
-{sections}
-</body>
-</html>
+_STYLE = """section { border-top: 1px solid color-mix(in srgb, currentColor 20%, transparent); padding: 1rem 0; }
+.row { display: flex; flex-wrap: wrap; gap: .75rem; }
+figure { margin: 0; width: 9rem; }
+img { width: 9rem; height: 9rem; object-fit: contain; background: color-mix(in srgb, currentColor 8%, transparent);
+  border-radius: .4rem; }
+.query img { outline: 3px solid #3b82f6; }
+.unlike img { outline: 3px dashed #dc2626; }
+.missing { display: grid; place-items: center; width: 9rem; height: 9rem; font-size: .8rem; text-align: center; }
+figcaption { font-size: .75rem; overflow-wrap: anywhere; }
+b { display: block; font-variant-numeric: tabular-nums; }
 """
+
+
+@dataclass(frozen=True)
+class Tile:
+    """An image of a row."""
+
+    path: str
+    label: str
+    kind: str = "hit"
+    """`query` and `unlike` are framed."""
+
+
+@dataclass(frozen=True)
+class Row:
+    tiles: Sequence[Tile]
+    heading: str = ""
+
+
+def picture_page(rows: Sequence[Row], *, title: str, lead: str = "") -> str:
+    """Rows of images -> an HTML page. `lead`: HTML that comes before them."""
+    sections = "\n".join(
+        "<section>"
+        + (f"<h2>{html.escape(row.heading)}</h2>" if row.heading else "")
+        + f'<div class="row">{"".join(map(_figure, row.tiles))}</div></section>'
+        for row in rows
+    )
+    return html_page(title, lead + sections, style=_STYLE)
 
 
 @dataclass(frozen=True)
@@ -61,41 +72,32 @@ Result = tuple[str | Blend, Sequence[Hit]]
 
 def gallery(results: Sequence[Result], *, title: str) -> str:
     """Queries with their hits -> an HTML page; what was looked for comes first in its row, framed."""
-    sections = "\n".join(
-        '<section><div class="row">'
-        + _asked(query)
-        + "".join(_figure(hit.path, f"{hit.similarity:.3f}", "hit") for hit in hits)
-        + "</div></section>"
+    rows = [
+        Row([*_asked(query), *(Tile(hit.path, f"{hit.similarity:.3f}") for hit in hits)])
         for query, hits in results
-    )
-    return _PAGE.format(title=html.escape(title), sections=sections)
+    ]
+    return picture_page(rows, title=title)
 
 
-def _asked(query: str | Blend) -> str:
+def _asked(query: str | Blend) -> list[Tile]:
     if isinstance(query, str):
-        return _figure(query, "query", "query")
-    return "".join(
-        [
-            *(_figure(path, "like", "query") for path in query.like),
-            *(_figure(path, "unlike", "unlike") for path in query.unlike),
-        ]
-    )
+        return [Tile(query, "query", "query")]
+    return [
+        *(Tile(path, "like", "query") for path in query.like),
+        *(Tile(path, "unlike", "unlike") for path in query.unlike),
+    ]
 
 
 def write_gallery(path: Path, results: Sequence[Result], *, title: str) -> None:
     """Write the page. Raises ArtifactError if the file cannot be written."""
-    page = gallery(results, title=title)
-    try:
-        write_atomically(path, lambda temporary: temporary.write_text(page, encoding="utf-8"))
-    except OSError as exc:
-        raise ArtifactError(f"{path}: cannot be written ({exc.strerror or exc}).") from exc
+    write_page(path, gallery(results, title=title))
 
 
-def _figure(path: str, label: str, kind: str) -> str:
-    name = html.escape("/".join(Path(path).parts[-2:]))
+def _figure(tile: Tile) -> str:
+    name = html.escape("/".join(Path(tile.path).parts[-2:]))
     return (
-        f'<figure class="{kind}" title="{html.escape(path)}">{_image(path, name)}'
-        f"<figcaption><b>{label}</b> {name}</figcaption></figure>"
+        f'<figure class="{tile.kind}" title="{html.escape(tile.path)}">{_image(tile.path, name)}'
+        f"<figcaption><b>{html.escape(tile.label)}</b> {name}</figcaption></figure>"
     )
 
 
