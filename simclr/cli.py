@@ -9,10 +9,12 @@ from typing import Annotated
 import typer
 
 import simclr
-from simclr.verbs import index, store
+from simclr.verbs import classify, index, store
 from simclr.verbs.benchmark import benchmark
+from simclr.verbs.clusters import clusters
 from simclr.verbs.demo import demo
 from simclr.verbs.doctor import doctor
+from simclr.verbs.duplicates import duplicates
 from simclr.verbs.embed import embed
 from simclr.verbs.evaluate import evaluate
 from simclr.verbs.export import export
@@ -51,7 +53,7 @@ def root(
     pass
 
 
-for verb in (demo, pretrain, probe, export, embed, search, evaluate, benchmark, doctor):
+for verb in (demo, pretrain, probe, export, embed, search, evaluate, clusters, duplicates, benchmark, doctor):
     app.command()(verb)
 
 store_app = typer.Typer(
@@ -71,3 +73,14 @@ index_app = typer.Typer(
 for part in (index.build, index.info, index.check, index.merge):
     index_app.command()(part)
 app.add_typer(index_app, name="index")
+
+classify_app = typer.Typer(
+    help="Fit classifiers to the vectors of a store, and use them.",
+    no_args_is_help=True,
+    rich_markup_mode=None,
+)
+classify_app.command()(classify.fit)
+classify_app.command()(classify.predict)
+classify_app.command()(classify.score)
+classify_app.command()(classify.export)
+app.add_typer(classify_app, name="classify")

@@ -4,8 +4,7 @@ import html
 from collections.abc import Sequence
 from pathlib import Path
 
-from simclr.artifacts import write_atomically
-from simclr.errors import ArtifactError
+from simclr.artifacts import unwritable, write_atomically
 
 _PAGE = """<!doctype html>
 <html lang="en">
@@ -52,6 +51,4 @@ def write_page(path: Path, page: str) -> None:
     try:
         write_atomically(path, lambda temporary: temporary.write_text(page, encoding="utf-8"))
     except OSError as exc:
-        raise ArtifactError(
-            f"{path}: cannot be written ({exc.strerror or exc}). Give another --html."
-        ) from exc
+        raise unwritable(path, "--html", exc) from exc

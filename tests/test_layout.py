@@ -48,6 +48,7 @@ MAY_IMPORT = {
     "console": set(),
     "verbs": {
         "artifacts",
+        "html_page",
         "console",
         "progress",
         "pretrain",

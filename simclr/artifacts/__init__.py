@@ -10,7 +10,13 @@
 Each carries the identity of its parent. No torch, no faiss: these are small JSON files.
 """
 
-from simclr.artifacts.atomic import file_sha256, fsync_folder, write_atomically
+from simclr.artifacts.atomic import (
+    check_writable,
+    file_sha256,
+    fsync_folder,
+    unwritable,
+    write_atomically,
+)
 from simclr.artifacts.base import FORMAT, Artifact
 from simclr.artifacts.classifier import ClassifierInfo
 from simclr.artifacts.index import IndexInfo, IndexTrial, IndexWish
@@ -32,7 +38,9 @@ __all__ = [
     "ShardInfo",
     "SourceInfo",
     "StoreInfo",
+    "check_writable",
     "file_sha256",
     "fsync_folder",
+    "unwritable",
     "write_atomically",
 ]

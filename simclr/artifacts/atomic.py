@@ -1,5 +1,6 @@
 """Files that are written whole or not at all, and what tells one from another."""
 
+import errno
 import hashlib
 import os
 from collections.abc import Callable
@@ -28,6 +29,23 @@ def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
     finally:
         temporary.unlink(missing_ok=True)
     fsync_folder(path.parent)
+
+
+def check_writable(path: Path, option: str) -> None:
+    """Before long work: raises ArtifactError where a file cannot be made, naming the option to give another by."""
+    try:
+        if path.is_dir():
+            raise IsADirectoryError(errno.EISDIR, "it is a folder")
+        probe = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+        probe.touch()
+        probe.unlink()
+    except OSError as exc:
+        raise unwritable(path, option, exc) from exc
+
+
+def unwritable(path: Path, option: str, exc: OSError) -> ArtifactError:
+    """What to say of a file that could not be written."""
+    return ArtifactError(f"{path}: cannot be written ({exc.strerror or exc}). Give another {option}.")
 
 
 def fsync_folder(folder: Path) -> None:

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from simclr.classify.calibration import logit_temperature, softmax
 from simclr.errors import MissingExtra
 
 STRENGTHS = tuple(float(c) for c in np.logspace(-6, 2, 17))
@@ -36,6 +37,8 @@ class LinearProbe:
     bias_C: NDArray[np.float32]
     strength: float
     """The chosen C."""
+    temperature: float = 1.0
+    """By which logits are divided before they become probabilities."""
 
     def logits(self, vectors_ND: NDArray[np.float32]) -> NDArray[np.float32]:
         """(N, C)."""
@@ -47,10 +50,7 @@ class LinearProbe:
 
     def probabilities(self, vectors_ND: NDArray[np.float32]) -> NDArray[np.float64]:
         """(N, C), each row of sum 1."""
-        logits_NC = self.logits(vectors_ND).astype(np.float64)
-        powers_NC = np.exp(logits_NC - logits_NC.max(1, keepdims=True))
-        found: NDArray[np.float64] = powers_NC / powers_NC.sum(1, keepdims=True)
-        return found
+        return softmax(self.logits(vectors_ND) / self.temperature)
 
     def predict(self, vectors_ND: NDArray[np.float32]) -> NDArray[np.int64]:
         """(N,) the most likely class."""
@@ -63,21 +63,45 @@ def fit_probe(
 ) -> LinearProbe:
     """The probe whose strength is best on a fifth of each class, fitted to all of them again.
 
-    Labels count from 0; every class must have an image. Never shown a test image, it cannot be chosen by one. Raises MissingExtra
-    without scikit-learn.
+    Its temperature is that by which the fifth is most likely. Labels count from 0; every class must have an image. Never shown a test
+    image, neither can be chosen by one. Raises MissingExtra without scikit-learn.
     """
-    strength = _best_strength(vectors_ND, labels_N, seed=seed)
+    strength, temperature = _chosen(vectors_ND, labels_N, seed=seed)
+    return _fitted(vectors_ND, labels_N, classes, strength, temperature)
+
+
+def refit(probe: LinearProbe, vectors_ND: NDArray[np.float32], labels_N: NDArray[np.int64]) -> LinearProbe:
+    """The same strength and temperature on other images of the same classes, such as more of them."""
+    return _fitted(vectors_ND, labels_N, len(probe.bias_C), probe.strength, probe.temperature)
+
+
+def _fitted(
+    vectors_ND: NDArray[np.float32],
+    labels_N: NDArray[np.int64],
+    classes: int,
+    strength: float,
+    temperature: float,
+) -> LinearProbe:
     mean_D, scale_D = _moments(vectors_ND)
     model = _logistic_regression(C=strength)
     _fit(model, (vectors_ND - mean_D) / scale_D, labels_N)
     weight_CD, bias_C = model.coef_, model.intercept_
     if classes == 2:  # scikit-learn keeps the logit of the second class alone
         weight_CD, bias_C = np.concatenate([-weight_CD, weight_CD]) / 2, np.concatenate([-bias_C, bias_C]) / 2
-    return LinearProbe(mean_D, scale_D, weight_CD.astype(np.float32), bias_C.astype(np.float32), strength)
+    return LinearProbe(
+        mean_D,
+        scale_D,
+        weight_CD.astype(np.float32),
+        bias_C.astype(np.float32),
+        strength,
+        temperature,
+    )
 
 
-def _best_strength(vectors_ND: NDArray[np.float32], labels_N: NDArray[np.int64], *, seed: int) -> float:
-    """That with which the chosen images are most likely, after the others were learned.
+def _chosen(
+    vectors_ND: NDArray[np.float32], labels_N: NDArray[np.int64], *, seed: int
+) -> tuple[float, float]:
+    """Strength and temperature with which the chosen images are most likely, after the others were learned.
 
     By likelihood and not by how many are right: that hardly differs for many strengths, and a weak one leaves all classes about equally
     likely.
@@ -85,19 +109,19 @@ def _best_strength(vectors_ND: NDArray[np.float32], labels_N: NDArray[np.int64],
     chosen_N = _chosen_by(labels_N, seed=seed)
     learned_ND, learned_N = vectors_ND[~chosen_N], labels_N[~chosen_N]
     if not chosen_N.any():
-        return 1.0
+        return 1.0, 1.0
     mean_D, scale_D = _moments(learned_ND)
     learned_ND, asked_ND = (learned_ND - mean_D) / scale_D, (vectors_ND[chosen_N] - mean_D) / scale_D
     model = _logistic_regression(warm_start=True)
     best, best_loss, worse = STRENGTHS[0], np.inf, 0
     for strength in STRENGTHS:
         _fit(model.set_params(C=strength), learned_ND, learned_N)
-        own_N = np.take_along_axis(model.predict_log_proba(asked_ND), labels_N[chosen_N, None], 1)
-        if (loss := -float(own_N.mean())) < best_loss:
-            best, best_loss, worse = strength, loss, 0
+        log_NC = model.predict_log_proba(asked_ND)
+        if (loss := -float(np.take_along_axis(log_NC, labels_N[chosen_N, None], 1).mean())) < best_loss:
+            best, best_loss, worse, best_NC = strength, loss, 0, log_NC
         elif (worse := worse + 1) == _PATIENCE:
             break
-    return best
+    return best, logit_temperature(best_NC, labels_N[chosen_N])
 
 
 def _chosen_by(labels_N: NDArray[np.int64], *, seed: int) -> NDArray[np.bool_]:

@@ -46,7 +46,7 @@ def optimum_by_newton(x: np.ndarray, labels: np.ndarray, classes: int, strength:
 @pytest.mark.parametrize("strength", [0.01, 1.0])
 def test_it_is_at_the_optimum_that_newton_finds(monkeypatch, classes, strength):
     vectors, labels = clustered(120, classes, noise=1.0, seed=1)
-    monkeypatch.setattr(probing, "_best_strength", lambda *a, **k: strength)
+    monkeypatch.setattr(probing, "_chosen", lambda *a, **k: (strength, 1.0))
     found = fit_probe(vectors, labels, classes)
     x = (vectors - found.mean_D) / found.scale_D
     # of two classes scikit-learn has one weight vector: twice as much regularisation as of one for each
@@ -59,7 +59,7 @@ def test_it_is_at_the_optimum_that_newton_finds(monkeypatch, classes, strength):
 def test_probabilities_are_those_of_the_logits():
     vectors, labels = clustered(90, 3, noise=1.0, seed=1)
     found = fit_probe(vectors, labels, 3)
-    logits = found.logits(vectors).astype(np.float64)
+    logits = found.logits(vectors).astype(np.float64) / found.temperature
     expected = np.array([[np.exp(a) / sum(np.exp(row)) for a in row] for row in logits])
     np.testing.assert_allclose(found.probabilities(vectors), expected, atol=1e-6)
     np.testing.assert_array_equal(found.predict(vectors), expected.argmax(1))
