@@ -239,7 +239,7 @@ MISTAKES = {
     "another encoder": (["STORE", "FOREIGN"], 1, "its vectors were made by encoder"),
     "no such index": (["STORE", "--index", "none.faiss"], 1, "none.faiss: no such index"),
     "a table that cannot be written": (["STORE", "--csv", "no/c.csv"], 1, "no/c.csv: cannot be written"),
-    "a table that is a folder": (["STORE", "--csv", "."], 1, "cannot be written (is a folder). Give another --csv"),
+    "a table that is a folder": (["STORE", "--csv", "."], 1, "cannot be written (it is a folder). Give another --csv"),
     "a page that cannot be written": (["STORE", "--html", "no/p.html"], 1, "no/p.html: cannot be written"),
     "table and page in one": (["STORE", "--html", "x", "--csv", "x"], 2, "x: is where the page goes, too"),
 }  # fmt: skip

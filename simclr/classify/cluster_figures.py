@@ -6,7 +6,7 @@ from typing import Any
 
 from simclr.classify.cluster_count import Choice
 from simclr.classify.clusters import Cluster, Clusters, Member
-from simclr.classify.figures import _INK, _figure, _svg, _tone
+from simclr.classify.figures import INK, as_svg, canvas, tone
 from simclr.embed.gallery import Row, Tile, picture_page
 from simclr.html_page import html_table
 
@@ -70,7 +70,7 @@ def _member(member: Member) -> dict[str, Any]:
 
 def check_drawing() -> None:
     """Before the work: raises MissingExtra without matplotlib."""
-    _figure(1, 1)
+    canvas(1, 1)
 
 
 def page(found: Clusters, *, title: str) -> str:
@@ -101,29 +101,29 @@ def _row(cluster: Cluster) -> Row:
 
 def picture(choice: Choice) -> str:
     """Silhouettes against the number of clusters, with those of vectors without groups, as SVG."""
-    figure, axes = _figure(7.5, 3.4)
+    figure, axes = canvas(7.5, 3.4)
     counts = [each.count for each in choice.trials]
     axes.plot(
-        counts, [each.silhouette for each in choice.trials], "o-", ms=4, color=_tone(0), label="these vectors"
+        counts, [each.silhouette for each in choice.trials], "o-", ms=4, color=tone(0), label="these vectors"
     )
     axes.plot(
         counts,
         [each.groupless for each in choice.trials],
         "o--",
         ms=4,
-        color=_INK,
+        color=INK,
         label="vectors without groups",
     )
-    axes.axvline(choice.count, color=_tone(1), lw=1, label=f"chosen: {choice.count}")
+    axes.axvline(choice.count, color=tone(1), lw=1, label=f"chosen: {choice.count}")
     axes.set_xscale("log")
     axes.set_xticks(shown := _ticks(counts), [str(count) for count in shown])
     axes.minorticks_off()
     axes.set_ylim(0, 1)
-    axes.set_xlabel("clusters", color=_INK)
-    axes.set_ylabel("silhouette", color=_INK)
-    axes.grid(color=_INK, alpha=0.25)
-    axes.legend(frameon=False, labelcolor=_INK, fontsize=9)
-    return _svg(figure)
+    axes.set_xlabel("clusters", color=INK)
+    axes.set_ylabel("silhouette", color=INK)
+    axes.grid(color=INK, alpha=0.25)
+    axes.legend(frameon=False, labelcolor=INK, fontsize=9)
+    return as_svg(figure)
 
 
 def _ticks(counts: Sequence[int]) -> list[int]:

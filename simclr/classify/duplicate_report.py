@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from simclr.classify.copies import KINDS
 from simclr.classify.duplicate_words import size_words
-from simclr.classify.figures import _INK, _figure, _svg, _tone
+from simclr.classify.figures import INK, as_svg, canvas, tone
 from simclr.classify.threshold import Cut
 from simclr.embed.gallery import Row, Tile, picture_page
 from simclr.errors import MissingExtra
@@ -68,7 +68,7 @@ def picture(threshold: float, planted_SC: NDArray[np.float32] | None, nearest_M:
 
     Over the distance 1 - cosine on a logarithmic scale, the nearest on the right: copies may differ in the fourth decimal.
     """
-    figure, axes = _figure(7.5, 3.6)
+    figure, axes = canvas(7.5, 3.6)
     parts = [("nearest other image", nearest_M)]
     parts += [("planted copies", planted_SC.ravel())] if planted_SC is not None else []
     distances = [1 - values.astype(np.float64) for _, values in parts]
@@ -79,17 +79,17 @@ def picture(threshold: float, planted_SC: NDArray[np.float32] | None, nearest_M:
     for number, ((name, _), distance) in enumerate(zip(parts, distances, strict=True)):
         if len(distance):
             x, shares = np.maximum(least, distance), np.full(len(distance), 1 / len(distance))
-            axes.hist(x, bins, weights=shares, color=_tone(number), alpha=0.55, label=name)
-    axes.axvline(max(least, 1 - threshold), color=_INK, lw=1.5, ls="--", label=f"threshold {threshold:.6g}")
+            axes.hist(x, bins, weights=shares, color=tone(number), alpha=0.55, label=name)
+    axes.axvline(max(least, 1 - threshold), color=INK, lw=1.5, ls="--", label=f"threshold {threshold:.6g}")
     axes.set_xscale("log")
     axes.invert_xaxis()
     ticks = [tick for tick in _TICKS if least <= tick <= far * 1.05]
     axes.set_xticks(ticks, [f"{1 - tick:.6f}".rstrip("0").rstrip(".") for tick in ticks], fontsize=8)
     axes.minorticks_off()
-    axes.set_xlabel("cosine", color=_INK)
-    axes.set_ylabel("share of images", color=_INK)
-    axes.legend(frameon=False, labelcolor=_INK, fontsize=8, loc="upper right")
-    return _svg(figure)
+    axes.set_xlabel("cosine", color=INK)
+    axes.set_ylabel("share of images", color=INK)
+    axes.legend(frameon=False, labelcolor=INK, fontsize=8, loc="upper right")
+    return as_svg(figure)
 
 
 def _page(

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from simclr.classify.evaluation import FEW_VOTERS, Evaluation, interval
 from simclr.errors import MissingExtra
 
-_INK = "#7d8590"
+INK = "#7d8590"
 """Of text and axes: as far from white as from black."""
 _TONES = ("#3b82f6", "#e8590c", "#12a37a", "#a855f7", "#d6336c", "#b08900")
 _NAMED = 40
@@ -25,7 +25,7 @@ _LEGEND = 20
 def measures(names: Sequence[str], evaluations: Sequence[Evaluation]) -> str:
     """Every measure with its 95 % interval, encoder beside encoder."""
     rows = list(evaluations[0].values)
-    figure, axes = _figure(7.5, 0.7 + 0.36 * len(rows) * max(1.0, len(names) / 2))
+    figure, axes = canvas(7.5, 0.7 + 0.36 * len(rows) * max(1.0, len(names) / 2))
     for number, evaluation in enumerate(evaluations):
         found = [interval(evaluation.values[name]) for name in rows]
         values = np.array([each.value for each in found])
@@ -34,19 +34,19 @@ def measures(names: Sequence[str], evaluations: Sequence[Evaluation]) -> str:
             len(names) > 1
         )
         axes.errorbar(
-            values, places, xerr=errors, fmt="o", ms=5, lw=1.5, color=_tone(number), label=names[number]
+            values, places, xerr=errors, fmt="o", ms=5, lw=1.5, color=tone(number), label=names[number]
         )
     axes.set_yticks(range(len(rows)), rows)
     axes.invert_yaxis()
     axes.set_xlim(0, 1)
-    axes.grid(axis="x", color=_INK, alpha=0.25)
+    axes.grid(axis="x", color=INK, alpha=0.25)
     _legend(axes, names)
-    return _svg(figure)
+    return as_svg(figure)
 
 
 def few_labels(names: Sequence[str], evaluations: Sequence[Evaluation]) -> str:
     """Accuracy against the share of labels, of the probe and of a vote."""
-    figure, axes = _figure(7.5, 3.6)
+    figure, axes = canvas(7.5, 3.6)
     for number, evaluation in enumerate(evaluations):
         for name, style in (("linear probe", "-"), (f"kNN, k = {FEW_VOTERS}", "--")):
             shares = {percent: part[name] for percent, part in sorted(evaluation.few.items()) if name in part}
@@ -60,38 +60,38 @@ def few_labels(names: Sequence[str], evaluations: Sequence[Evaluation]) -> str:
                 style,
                 marker="o",
                 ms=4,
-                color=_tone(number),
+                color=tone(number),
                 label=name if len(names) == 1 else f"{names[number]}: {name}",
             )
-            axes.fill_between(list(shares), low, high, color=_tone(number), alpha=0.12, lw=0)
+            axes.fill_between(list(shares), low, high, color=tone(number), alpha=0.12, lw=0)
     axes.set_xscale("log")
     percents = [*evaluations[0].few, 100.0]
     axes.set_xticks(percents, [f"{percent:g} %" for percent in percents])
     axes.minorticks_off()
     axes.set_ylim(0, 1)
-    axes.set_xlabel("labels", color=_INK)
-    axes.grid(color=_INK, alpha=0.25)
-    axes.legend(frameon=False, labelcolor=_INK, fontsize=8)
-    return _svg(figure)
+    axes.set_xlabel("labels", color=INK)
+    axes.grid(color=INK, alpha=0.25)
+    axes.legend(frameon=False, labelcolor=INK, fontsize=8)
+    return as_svg(figure)
 
 
 def confusion(table_CC: NDArray[np.int64], classes: Sequence[str]) -> str:
     """Rows are classes, columns what they were taken for, as shares of the row."""
     shares_CC = table_CC / np.maximum(1, table_CC.sum(1, keepdims=True))
     side = min(9.0, 3 + 0.17 * len(classes))
-    figure, axes = _figure(side + 1, side)
+    figure, axes = canvas(side + 1, side)
     axes.imshow(shares_CC, cmap="Blues", vmin=0, vmax=1, interpolation="nearest")
     if len(classes) <= _NAMED:
         axes.set_xticks(range(len(classes)), classes, rotation=90, fontsize=7)
         axes.set_yticks(range(len(classes)), classes, fontsize=7)
-    axes.set_xlabel("taken for", color=_INK)
-    axes.set_ylabel("class", color=_INK)
-    return _svg(figure)
+    axes.set_xlabel("taken for", color=INK)
+    axes.set_ylabel("class", color=INK)
+    return as_svg(figure)
 
 
 def scatter(places_Q2: NDArray[np.float32], labels_Q: NDArray[np.int64], classes: Sequence[str]) -> str:
     """Images as points, coloured by their class."""
-    figure, axes = _figure(7.5, 6)
+    figure, axes = canvas(7.5, 6)
     colours = _colours(len(classes))
     for label in np.unique(labels_Q):
         here_P2 = places_Q2[labels_Q == label]
@@ -109,13 +109,13 @@ def scatter(places_Q2: NDArray[np.float32], labels_Q: NDArray[np.int64], classes
     if len(classes) <= _LEGEND:
         axes.legend(
             frameon=False,
-            labelcolor=_INK,
+            labelcolor=INK,
             fontsize=7,
             loc="center left",
             bbox_to_anchor=(1, 0.5),
             markerscale=2,
         )
-    return _svg(figure)
+    return as_svg(figure)
 
 
 def _colours(count: int) -> Any:
@@ -124,31 +124,31 @@ def _colours(count: int) -> Any:
     return colormaps["tab20" if count <= 20 else "gist_rainbow"](np.linspace(0, 1, max(2, count)))
 
 
-def _tone(number: int) -> str:
+def tone(number: int) -> str:
     return _TONES[number % len(_TONES)]
 
 
-def _figure(width: float, height: float) -> tuple[Any, Any]:
+def canvas(width: float, height: float) -> tuple[Any, Any]:
     try:
         from matplotlib.figure import Figure
     except ImportError:
         raise MissingExtra("matplotlib", "classify") from None
     figure = Figure(figsize=(width, height), layout="constrained")
     axes = figure.subplots()
-    axes.tick_params(colors=_INK, labelsize=9)
+    axes.tick_params(colors=INK, labelsize=9)
     axes.set_facecolor("none")
     for side, spine in axes.spines.items():
-        spine.set_color(_INK)
+        spine.set_color(INK)
         spine.set_visible(side in ("left", "bottom"))
     return figure, axes
 
 
 def _legend(axes: Any, names: Sequence[str]) -> None:
     if len(names) > 1:
-        axes.legend(frameon=False, labelcolor=_INK, fontsize=9)
+        axes.legend(frameon=False, labelcolor=INK, fontsize=9)
 
 
-def _svg(figure: Any) -> str:
+def as_svg(figure: Any) -> str:
     """Without the XML head, the time and random ids: the same picture is the same text."""
     import matplotlib
 

@@ -114,9 +114,9 @@ def by_chance(others_ML: NDArray[np.float32], thresholds_T: NDArray[np.float64])
     """(T,) the share of images whose nearest other would be at or above each threshold if there were no copies.
 
     `others_ML`: cosines to the L nearest others, best first, of which only the last and the one half as far down, the a-th, are used: copies are
-    among those before. Points spread evenly in m dimensions have (d_1 / d_a)^m distributed as the least of a - 1 numbers drawn evenly from 0..1,
-    and E log(d_L / d_a) = (1/a + ... + 1/(L - 1)) / m, from which m follows (Levina and Bickel 2004, for neighbours of a known rank). m is
-    estimated among images with a like d_L, since places differ.
+    among those before. Of points spread evenly in m dimensions, (d_1 / d_a)^m is distributed as the least of a - 1 numbers drawn evenly from 0..1,
+    and (d_a / d_L)^m as Beta(a, L - a), from whose median m follows. (Levina and Bickel 2004 take a mean; the median leaves aside images
+    with copies that are still among their neighbours.) m is estimated among images with a like d_L, since places differ.
     """
     a, last = others_ML.shape[1] // 2, others_ML.shape[1]
     distances_M2 = np.sqrt(np.maximum(1e-12, 2 - 2 * others_ML[:, [a - 1, last - 1]].astype(np.float64)))
@@ -124,11 +124,11 @@ def by_chance(others_ML: NDArray[np.float32], thresholds_T: NDArray[np.float64])
     near_M, far_M = distances_M2[order].T
     growth_M = np.log(far_M / near_M)
     windows = max(1, len(order) // max(_WINDOW, len(order) // 50))
-    expected = float(sum(1 / rank for rank in range(a, last)))
+    median = (a - 1 / 3) / (last - 2 / 3)  # of Beta(a, L - a), closely
     chance_T = np.zeros(len(thresholds_T))
     asked_T = np.sqrt(np.maximum(0, 2 - 2 * thresholds_T.astype(np.float64)))
     for window in np.array_split(np.arange(len(order)), windows):
-        dimensions = expected / max(1e-6, float(growth_M[window].mean()))
+        dimensions = -math.log(median) / max(1e-6, float(np.median(growth_M[window])))
         closer_MT = np.minimum(1, asked_T / near_M[window, None]) ** dimensions
         chance_T += (1 - (1 - closer_MT) ** (a - 1)).sum(0)
     return chance_T / len(order)

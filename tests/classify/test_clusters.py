@@ -184,7 +184,7 @@ def test_in_a_single_cloud_no_number_stands_out_however_long_it_is(power):
     vectors = unit(rng.standard_normal((900, 32)) * np.arange(1, 33) ** -power + np.eye(32)[31])
     choice = choose_count(vectors)
     assert not choice.stands_out
-    assert choice.reason.startswith("No number stands out: vectors without groups are cut nearly as well.")
+    assert choice.reason.startswith("No number stands out: none gains 0.1 against vectors without groups.")
 
 
 def test_groups_of_groups_do_not_stand_out_as_either():
@@ -207,6 +207,12 @@ def test_a_number_stands_out_from_half_and_double_of_it_only_where_it_gains_enou
     assert not stands_out(trials({4: 0.35, 8: 0.4, 16: 0.1}))
     assert not stands_out(trials({4: 0.1, 8: 0.4, 16: 0.35}))
     assert not stands_out(trials({4: 0.01, 8: 0.09, 16: 0.01}))
+
+
+def test_the_largest_number_tried_does_not_stand_out():
+    choice = clusters._chosen(trials({2: 0.1, 4: 0.2, 8: 0.4}))
+    assert (choice.count, choice.stands_out) == (8, False)
+    assert "8 clusters gain most (silhouette 0.600, gain +0.400), and more were not tried" in choice.reason
 
 
 def test_numbers_come_from_vectors_that_the_centres_were_not_found_from(monkeypatch):
