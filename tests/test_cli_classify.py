@@ -96,7 +96,8 @@ def test_score_counts_each_class(fitted, store, photos):
     code, out, _ = run("classify", "score", fitted, photos)
     assert code == 0
     assert out.splitlines()[0] == "accuracy 1.000 (1.000 to 1.000) on 12 images"
-    assert [line.split() for line in out.splitlines()[3:]] == [
+    assert out.splitlines()[2].startswith("unlike what it learned from: ")
+    assert [line.split() for line in out.splitlines()[4:]] == [
         ["cold", "6", "1.000", "1.000", "1.000"],
         ["warm", "6", "1.000", "1.000", "1.000"],
     ]

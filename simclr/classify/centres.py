@@ -37,7 +37,7 @@ def find_centres(
     """(K, D) unit centres of unit vectors, K = `count` or the number of vectors that differ, if that is less.
 
     Spherical k-means (Dhillon and Modha 2001) by FAISS, from vectors drawn at random. Lloyd's algorithm stops where two groups
-    share a centre and a third one has two, and hardly ever finds 23 groups however well apart they lie, from k-means++ either.
+    share a centre and a third one has two: 23 groups that lie well apart it found in no try of five, from greedy k-means++ in 8 of 18.
     So the clusters that gain most are cut in two, as many pairs that lose least are joined, and the better of before and after
     is kept, while it is better: the split and merge of Ueda et al. (2000), several at a time as in Fritzke (2020, arXiv:2006.15666).
     """

@@ -20,7 +20,7 @@ LARGEST = 256
 _LEFT_OUT = 8192
 """Vectors by which numbers are judged, but a quarter of all at most."""
 _TRIED_WITH, _TRIED_WITH_LEAST = 64, 4096
-"""Vectors a cluster with which a number is tried, and in all: a third of the time of 256, and the same numbers chosen."""
+"""Vectors with which a number is tried: so many a cluster, and in all at least."""
 _SUPPORT = 10
 """Vectors a cluster without which a number is not tried."""
 _GAIN, _TIMES = 0.1, 1.25
@@ -95,8 +95,8 @@ def choose_count(vectors_ND: NDArray[np.float32], *, seed: int = 0, note: Note =
     """The number of clusters that gains most; `vectors_ND`, in no order, are a sample of what is to be grouped.
 
     Centres are found among three quarters and judged on the others: by the mean silhouette, less what is reached in the same
-    way on vectors without groups (`groupless`). The silhouette alone nearly always says 2, since any cloud that is longer
-    than wide is cut well in two: 0.66 for a single cloud, where the made-up one has 0.65. The idea of a reference is that of
+    way on vectors without groups (`groupless`). Where groups lie apart the silhouette alone finds their
+    number as well; where there are none it says 2: 0.77 for a single long cloud (benchmarks/clusters.py). The idea of a reference is that of
     the gap statistic (Tibshirani, Walther and Hastie 2001).
     """
     held = min(_LEFT_OUT, len(vectors_ND) // 4)
@@ -156,7 +156,7 @@ def _chosen(trials: Sequence[Trial]) -> Choice:
     if clear:
         reason = f"{best.count} clusters stand out ({figures})."
     elif best.gain < _GAIN:
-        reason = f"No number stands out: vectors without groups are cut nearly as well. {best.count} clusters gain most ({figures}); give another with -n."
+        reason = f"No number stands out: none gains 0.1 against vectors without groups. {best.count} clusters gain most ({figures}); give another with -n."
     elif best.count == trials[-1].count:
         reason = f"No number stands out: {best.count} clusters gain most ({figures}), and more were not tried; give another with -n."
     else:

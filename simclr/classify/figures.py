@@ -125,10 +125,12 @@ def _colours(count: int) -> Any:
 
 
 def tone(number: int) -> str:
+    """The colour of the n-th of several things, from 0; readable in light and dark."""
     return _TONES[number % len(_TONES)]
 
 
 def canvas(width: float, height: float) -> tuple[Any, Any]:
+    """A figure of so many inches and its axes, in colours for light and dark. Raises MissingExtra without matplotlib."""
     try:
         from matplotlib.figure import Figure
     except ImportError:
@@ -149,7 +151,7 @@ def _legend(axes: Any, names: Sequence[str]) -> None:
 
 
 def as_svg(figure: Any) -> str:
-    """Without the XML head, the time and random ids: the same picture is the same text."""
+    """Text to stand in a page, without the XML head, the time and random ids: the same picture is the same text."""
     import matplotlib
 
     written = io.StringIO()

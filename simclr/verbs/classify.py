@@ -173,6 +173,7 @@ def score(
             return
         typer.echo(f"accuracy {_accuracy(found.measured)} on {found.measured['images']:,} images")
         typer.echo(_worth(found.measured))
+        typer.echo(f"unlike what it learned from: {found.measured['unlike']:.2f} on average; 0.5 is usual")
         width = max(len(name) for name, _ in rows)
         typer.echo(f"{'':{width}}  images  precision  recall     F1")
         for name, s in sorted(rows, key=lambda row: row[1].f1):
