@@ -268,7 +268,7 @@ def test_a_disk_that_is_full_at_any_moment_leaves_a_whole_store(out, embed, phot
             raise OSError(28, "No space left on device", str(target))
         replace(source, target)
 
-    monkeypatch.setattr("simclr.artifacts.os.replace", full)
+    monkeypatch.setattr("simclr.artifacts.atomic.os.replace", full)
     try:
         report = embed(photos)
         failed = False

@@ -173,7 +173,7 @@ def test_the_fastest_that_keeps_the_budgets_is_chosen():
 
 def test_of_two_of_about_the_same_speed_the_smaller_is_chosen():
     choice = decide(
-        trial("large", memory=9, recall=1, speed=1000), trial("small", memory=3, recall=1, speed=850)
+        trial("large", memory=9, recall=1, speed=1000), trial("small", memory=3, recall=1, speed=950)
     )
     assert choice.ranked == ("small", "large")
 
