@@ -68,11 +68,6 @@ def _member(member: Member) -> dict[str, Any]:
     return {"id": member.id, "path": member.path, "similarity": round(member.similarity, 6)}
 
 
-def check_drawing() -> None:
-    """Before the work: raises MissingExtra without matplotlib."""
-    canvas(1, 1)
-
-
 def page(found: Clusters, *, title: str) -> str:
     """HTML: how the number was chosen, then of each cluster the most and the least typical images. Raises MissingExtra without
     matplotlib, if a number was chosen."""

@@ -6,7 +6,6 @@ Shape letters: S = images copied, C = kinds of copies, M = images whose nearest 
 import html
 from collections.abc import Iterable, Sequence
 from itertools import islice
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,8 +16,7 @@ from simclr.classify.duplicate_words import size_words
 from simclr.classify.figures import INK, as_svg, canvas, tone
 from simclr.classify.threshold import Cut
 from simclr.embed.gallery import Row, Tile, picture_page
-from simclr.errors import MissingExtra
-from simclr.html_page import html_table, write_page
+from simclr.html_page import html_table
 
 SHOWN = 200
 """Groups, or images with a copy, that are on the page; each image is read, and takes some 10 kB."""
@@ -27,19 +25,6 @@ _TILES = 24
 _BINS = 60
 _TICKS = (1.0, 0.5, 0.2, 0.1, 0.05, 0.02, 0.01, 0.005, 0.002, 1e-3, 1e-4, 1e-5, 1e-6)
 """Distances, 1 - cosine, whose cosines the axis names."""
-
-
-def can_draw() -> None:
-    """Raises MissingExtra without matplotlib, before there is anything to draw."""
-    try:
-        import matplotlib  # noqa: F401
-    except ImportError:
-        raise MissingExtra("matplotlib", "classify") from None
-
-
-def write_report(path: Path, page: str) -> None:
-    """Raises ArtifactError if the file cannot be written."""
-    write_page(path, page)
 
 
 def groups_page(

@@ -7,6 +7,7 @@ Shape letters: N = images, M = members of a component, K = keepers among them, C
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
@@ -117,7 +118,7 @@ def _by_component(
     for number, end in enumerate(ends):
         members = places[start:end]
         if len(members) > _BLOCK:
-            yield members, lambda part, members=members: vectors(members[part])  # type: ignore[misc]
+            yield members, partial(_some, vectors, members)
         else:
             if end > gathered_to:
                 gathered_from = start
@@ -126,6 +127,10 @@ def _by_component(
             held = gathered[start - gathered_from : end - gathered_from]
             yield members, held.__getitem__
         start = end
+
+
+def _some(vectors: Vectors, members: NDArray[np.int64], part: slice) -> NDArray[np.float32]:
+    return vectors(members[part])
 
 
 def _keepers(

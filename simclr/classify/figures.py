@@ -129,13 +129,18 @@ def tone(number: int) -> str:
     return _TONES[number % len(_TONES)]
 
 
+def check_drawing() -> None:
+    """Before long work: raises MissingExtra without matplotlib."""
+    canvas(1, 1)
+
+
 def canvas(width: float, height: float) -> tuple[Any, Any]:
     """A figure of so many inches and its axes, in colours for light and dark. Raises MissingExtra without matplotlib."""
     try:
-        from matplotlib.figure import Figure
+        import matplotlib.figure as figures
     except ImportError:
         raise MissingExtra("matplotlib", "classify") from None
-    figure = Figure(figsize=(width, height), layout="constrained")
+    figure = figures.Figure(figsize=(width, height), layout="constrained")
     axes = figure.subplots()
     axes.tick_params(colors=INK, labelsize=9)
     axes.set_facecolor("none")

@@ -35,6 +35,7 @@ def clusters(
         from simclr.artifacts import check_writable
         from simclr.classify import cluster_figures
         from simclr.classify.clusters import find_clusters, write_csv
+        from simclr.classify.figures import check_drawing
         from simclr.embed.store import Store
         from simclr.html_page import write_page
 
@@ -44,7 +45,7 @@ def clusters(
             if path is not None:
                 check_writable(path, option)
         if html is not None:
-            cluster_figures.check_drawing()
+            check_drawing()
         found = find_clusters(opened, wanted, seed=seed, note=note)
         if csv is not None:
             write_csv(csv, opened, found)

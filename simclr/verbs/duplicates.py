@@ -51,11 +51,13 @@ def duplicates(
         from simclr.classify import duplicate_report as report
         from simclr.classify import duplicate_words as words
         from simclr.classify.copy_search import find_duplicates, find_leaks, threshold_of
+        from simclr.classify.figures import check_drawing
         from simclr.embed.store import Store
+        from simclr.html_page import write_page
 
         cosine = threshold_of(threshold)
         if html is not None:
-            report.can_draw()
+            check_drawing()
         for path, option in ((csv, "--csv"), (html, "--html")):
             if path is not None:
                 check_writable(path, option)
@@ -76,7 +78,7 @@ def duplicates(
                     words.objects(opened, found), len(found.groups), counts, found.threshold, found.cut,
                     found.nearest_M, title=f"Copies in {opened.folder.name}",
                 )  # fmt: skip
-                report.write_report(html, page)
+                write_page(html, page)
         else:
             second = Store.open(other)
             leaks = find_leaks(opened, second, threshold=cosine, index=index, note=note, show=progress.show)
@@ -92,7 +94,7 @@ def duplicates(
                     words.leak_objects(opened, second, leaks), len(leaks.others), counts, leaks.threshold, leaks.cut,
                     leaks.nearest_M, title=f"Copies of {second.folder.name} in {opened.folder.name}",
                 )  # fmt: skip
-                report.write_report(html, page)
+                write_page(html, page)
         if as_json:
             note(counts)
         else:
