@@ -21,6 +21,7 @@ from simclr.verbs.export import export
 from simclr.verbs.pretrain import pretrain
 from simclr.verbs.probe import probe
 from simclr.verbs.search import search
+from simclr.verbs.serve import serve
 
 app = typer.Typer(
     name="simclr",
@@ -53,7 +54,9 @@ def root(
     pass
 
 
-for verb in (demo, pretrain, probe, export, embed, search, evaluate, clusters, duplicates, benchmark, doctor):
+for verb in (
+    demo, pretrain, probe, export, embed, search, serve, evaluate, clusters, duplicates, benchmark, doctor,
+):  # fmt: skip
     app.command()(verb)
 
 store_app = typer.Typer(

@@ -89,7 +89,7 @@ def confusion(table_CC: NDArray[np.int64], classes: Sequence[str]) -> str:
     return as_svg(figure)
 
 
-def scatter(places_Q2: NDArray[np.float32], labels_Q: NDArray[np.int64], classes: Sequence[str]) -> str:
+def scatter(places_Q2: NDArray[np.float64], labels_Q: NDArray[np.int64], classes: Sequence[str]) -> str:
     """Images as points, coloured by their class."""
     figure, axes = canvas(7.5, 6)
     colours = _colours(len(classes))

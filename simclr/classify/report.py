@@ -3,17 +3,13 @@
 import html
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
-
-import numpy as np
-from numpy.typing import NDArray
 
 from simclr.classify import figures
 from simclr.classify.evaluation import Evaluation
 from simclr.classify.examples import Examples, Split
 from simclr.classify.metrics import class_scores
+from simclr.classify.projection import projected
 from simclr.classify.words import cells, split_words
-from simclr.errors import MissingExtra
 from simclr.html_page import html_page, html_table, write_page
 
 MAPPED = 2000
@@ -31,7 +27,7 @@ def write_report(
     evaluations: Sequence[Evaluation],
     examples: Sequence[Examples],
 ) -> None:
-    """Raises ArtifactError if the file cannot be written, MissingExtra without matplotlib or scikit-learn."""
+    """Raises ArtifactError if the file cannot be written, MissingExtra without matplotlib."""
     write_page(path, report(names, split, evaluations, examples))
 
 
@@ -79,22 +75,9 @@ def _classes(evaluation: Evaluation, split: Split) -> str:
 
 
 def _map(examples: Examples) -> str:
-    """t-SNE (van der Maaten and Hinton 2008) of the test images' vectors, by cosine, begun from their two principal axes."""
     step = -(-len(examples.test_Q) // MAPPED)
     vectors_QD, labels_Q = examples.test_QD[::step], examples.test_Q[::step]
     if len(vectors_QD) < 5:
         return ""
-    places_Q2 = _tsne(vectors_QD)
+    places_Q2, _ = projected(vectors_QD)
     return figures.scatter(places_Q2, labels_Q, examples.classes)
-
-
-def _tsne(vectors_QD: NDArray[np.float32]) -> NDArray[np.float32]:
-    try:
-        from sklearn.manifold import TSNE
-    except ImportError:
-        raise MissingExtra("scikit-learn", "classify") from None
-    method: Any = TSNE(
-        init="pca", perplexity=min(30, (len(vectors_QD) - 1) / 3), metric="cosine", random_state=0
-    )
-    places_Q2: NDArray[np.float32] = method.fit_transform(vectors_QD)
-    return places_Q2

@@ -1,22 +1,26 @@
-"""Ids -> the vectors and paths of a store that they stand for, without reading the store. Searches nothing.
+"""Ids -> the vectors, paths and sizes of the images of a store that they stand for, without reading the store. Searches nothing.
 
-Vectors are gathered from the memory-mapped shards; paths are read a shard at a time, when one of them is asked for. What
+Vectors are gathered from the memory-mapped shards; metadata are read a shard at a time, when one of their images is asked for. What
 is held in memory for a store of N rows is 12 bytes each.
 """
 
 from collections.abc import Iterator
 from functools import lru_cache, partial
+from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
 from simclr.embed import shards
+from simclr.embed.shards import Row
 from simclr.embed.store import Store
 from simclr.sources import openable
 
 _TABLES = 1024
-"""Shards whose paths are kept, of 0.1 to 0.3 MB each: those of four million rows."""
+"""Shards whose paths and sizes are kept, of 0.1 to 0.4 MB each: those of four million rows."""
+_WHOLE = 64
+"""Shards whose metadata are kept whole, of 0.7 MB each."""
 
 
 class Lookup:
@@ -32,7 +36,8 @@ class Lookup:
         self._rows = order.astype(np.int32 if len(ids) < 1 << 31 else np.int64)
         self._starts = np.cumsum([0, *map(len, tables)])
         self._vectors: dict[int, NDArray[np.float16]] = {}
-        self._table = lru_cache(maxsize=_TABLES)(partial(_paths, store))
+        self._table = lru_cache(maxsize=_TABLES)(partial(_part, store))
+        self._whole = lru_cache(maxsize=_WHOLE)(partial(_all, store))
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -67,11 +72,24 @@ class Lookup:
         found = [""] * len(ids)
         sources = self._store.info.sources
         for shard, places, within in self._by_shard(ids):
-            numbers, names = self._table(shard)
+            table = self._table(shard)
             for place, row in zip(places.tolist(), within.tolist(), strict=True):
-                source = sources[numbers[row].as_py()]
-                found[place] = openable(source.kind, source.root, names[row].as_py())
+                source = sources[table.sources[row].as_py()]
+                found[place] = openable(source.kind, source.root, table.names[row].as_py())
         return found
+
+    def sizes(self, ids: NDArray[np.int64]) -> NDArray[np.int32]:
+        """(M,) ids -> (M, 2) width and height in pixels of the upright images. Raises as `paths`."""
+        found = np.empty((len(ids), 2), np.int32)
+        for shard, places, within in self._by_shard(ids):
+            found[places] = self._table(shard).sizes[within]
+        return found
+
+    def row(self, id: int) -> Row:
+        """All metadata of one image. Raises as `paths`."""
+        ((shard, _, within),) = self._by_shard(np.array([id], np.int64))
+        table = self._whole(shard)
+        return Row(**{name: table[name][int(within[0])].as_py() for name in table.column_names})
 
     def _by_shard(self, ids: NDArray[np.int64]) -> Iterator[tuple[int, NDArray[np.int64], NDArray[np.int64]]]:
         """For each shard that holds some of them: its place in the manifest, their places in `ids`, and in the shard."""
@@ -94,7 +112,21 @@ class Lookup:
         return self._vectors[shard]
 
 
-def _paths(store: Store, shard: int) -> tuple[pa.Array, pa.Array]:
-    """Of each row, the number of its source, and its path."""
-    table = shards.read_metadata(store.folder, store.info.shards[shard], ["source", "image_path"])
-    return table["source"].combine_chunks(), table["image_path"].combine_chunks()
+class _Part(NamedTuple):
+    """What is kept of a shard."""
+
+    sources: pa.Array
+    """Of each row, the number of its source."""
+    names: pa.Array
+    sizes: NDArray[np.int32]
+
+
+def _part(store: Store, shard: int) -> _Part:
+    columns = ["source", "image_path", "width", "height"]
+    table = shards.read_metadata(store.folder, store.info.shards[shard], columns)
+    sizes = np.stack([shards.numbers(table, "width"), shards.numbers(table, "height")], 1)
+    return _Part(table["source"].combine_chunks(), table["image_path"].combine_chunks(), sizes)
+
+
+def _all(store: Store, shard: int) -> pa.Table:
+    return shards.read_metadata(store.folder, store.info.shards[shard])

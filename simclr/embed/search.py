@@ -130,18 +130,12 @@ class Index:
         where: str | None = None,
         exclude_self: bool = False,
     ) -> list[Hit]:
-        """The k images most like all of some, and less like others; see `search`.
-
-        The query is the mean of `like`, or twice that less the mean of `unlike`: so its similarity to those falls while it stays near
-        these (Qdrant's `average_vector`; Rocchio 1971 with equal weights on the mean of the first).
-        """
+        """The k images most like all of some, and less like others; see `search` and `blended`."""
         if not like:
             raise ConfigError(
                 "no image to look for: what is only unlike others has no direction. Give one that it shall be like."
             )
-        query = self.vectors(like).mean(0)
-        if unlike:
-            query = 2 * query - self.vectors(unlike).mean(0)
+        query = blended(self.vectors(like), self.vectors(unlike))
         excluded = [*like, *unlike] if exclude_self else []
         return self._hits(self._unit(query), k, where, [excluded])[0]
 
@@ -151,20 +145,24 @@ class Index:
         stored = [place for place, query in enumerate(queries) if isinstance(query, int)]
         if stored:
             ids = np.array([queries[place] for place in stored], np.int64)
-            if not (held := self._lookup.holds(ids)).all():
+            if not (held := self.lookup.holds(ids)).all():
                 raise ConfigError(
                     f"id {ids[~held][0]}: {self.store.folder} has no image with this id. Search results say the ids with --json."
                 )
-            found[stored] = unit_vectors(self._lookup.vectors(ids))
+            found[stored] = unit_vectors(self.lookup.vectors(ids))
         images = [place for place in range(len(queries)) if place not in set(stored)]
         if images:
             found[images] = self.encoder.encode([self._opened(queries[place]) for place in images])
         return found
 
+    def ids(self, where: str | None = None) -> NDArray[np.int64]:
+        """(N,) ids of the images that meet a condition, rising; of all without one. Raises as `Images.ids`."""
+        return self.lookup.ids if where is None else self._images.ids(where)
+
     def names(self, queries: Sequence[Query]) -> tuple[str, ...]:
         """The path of each query as a hit would say it; `image` for a Pillow image."""
         ids = [query for query in queries if isinstance(query, int)]
-        paths = iter(self._lookup.paths(np.array(ids, np.int64)))
+        paths = iter(self.lookup.paths(np.array(ids, np.int64)))
         return tuple(
             next(paths)
             if isinstance(query, int)
@@ -184,7 +182,7 @@ class Index:
         more = max(map(len, selves), default=0)
         similarities, ids = self._finder.find(vectors, k + more, allowed=allowed)
         wanted = np.unique(ids[ids >= 0])
-        paths = dict(zip(wanted.tolist(), self._lookup.paths(wanted), strict=True))
+        paths = dict(zip(wanted.tolist(), self.lookup.paths(wanted), strict=True))
         found = []
         for similarity_row, id_row, own in zip(similarities.tolist(), ids.tolist(), selves, strict=True):
             hits = [
@@ -221,16 +219,27 @@ class Index:
         return unit
 
     @cached_property
-    def _lookup(self) -> Lookup:
+    def lookup(self) -> Lookup:
+        """Vectors, paths and sizes of the images by their ids."""
         return Lookup(self.store)
 
     @cached_property
     def _finder(self) -> Finder:
-        return Finder.of(self._index, self.info, self._lookup)
+        return Finder.of(self._index, self.info, self.lookup)
 
     @cached_property
     def _images(self) -> Images:
         return Images(self.store)
+
+
+def blended(like_ND: NDArray[np.float32], unlike_MD: NDArray[np.float32]) -> NDArray[np.float32]:
+    """(D,) what to look for, so that it is like all of some, one or more, and less like others.
+
+    The mean of the first, or twice that less the mean of the others: so its similarity to those falls while it stays near these
+    (Qdrant's `average_vector`; Rocchio 1971 with equal weights on the mean of the first).
+    """
+    mean_D: NDArray[np.float32] = like_ND.mean(0)
+    return 2 * mean_D - unlike_MD.mean(0) if len(unlike_MD) else mean_D
 
 
 def _name(query: Query) -> int | str | None:

@@ -1,0 +1,1 @@
+"""An index -> an HTTP API and a search page. No torch."""
