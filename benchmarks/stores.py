@@ -40,10 +40,18 @@ def model(folder: Path) -> Path:
     return folder if folder.exists() else programs.export("test_resnet", folder)
 
 
-def fill(folder: Path, blocks: Iterable[np.ndarray], *, model: Path, width: int) -> Path:
-    """One commit for each block; ids count from 0."""
-    with writing(folder, model=model, identity="made up", width=width) as store:
-        store.add_sources([SourceInfo(kind="folder", root="/photos")])
+def fill(
+    folder: Path,
+    blocks: Iterable[np.ndarray],
+    *,
+    model: Path,
+    width: int,
+    identity: str = "made up",
+    photos: str = "/photos",
+) -> Path:
+    """One commit for each block; ids count from 0. `photos`: where its images are said to lie."""
+    with writing(folder, model=model, identity=identity, width=width) as store:
+        store.add_sources([SourceInfo(kind="folder", root=photos)])
         for vectors in blocks:
             ids = store.new_ids(len(vectors))
             store.commit([row(id) for id in ids], vectors)

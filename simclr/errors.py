@@ -3,6 +3,7 @@
 SimclrError
   ConfigError          a setting, or a pair of settings, makes no sense
   ImageError           no image found, or one that cannot be read
+    TooLarge           more pixels than the limit
   ArtifactError        a file is missing, damaged, or of another kind or version
     EncoderMismatch    vectors and query come from different encoders
   TensorRTError        TensorRT refuses a file, or cannot build it here
@@ -23,6 +24,10 @@ class ConfigError(SimclrError):
 
 class ImageError(SimclrError):
     """No image found, or one that cannot be read."""
+
+
+class TooLarge(ImageError):
+    """More pixels than the limit."""
 
 
 class ArtifactError(SimclrError):

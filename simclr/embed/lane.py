@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from simclr.cpus import available_cpus
 from simclr.embed.known import prefix
 from simclr.embed.threads import Job, Threads
-from simclr.errors import ImageError, reason
+from simclr.errors import ImageError, TooLarge, reason
 from simclr.images import PIXEL_LIMIT, decode
 from simclr.runtime import Encodes
 from simclr.sources import Place, read_place
@@ -159,6 +159,8 @@ class Decoding:
                 pixel_limit=self._limits.pixels,
                 one_large=self.threads.turn,
             )
+        except TooLarge as exc:
+            raise NoImage(f"{exc}; raise it with --max-pixels") from exc
         except ImageError as exc:
             raise NoImage(str(exc)) from exc
         pixels = self._recipe.apply(picture.image)

@@ -8,7 +8,7 @@ import zlib
 
 from PIL.ImageFile import ImageFile
 
-from simclr.errors import ImageError
+from simclr.errors import ImageError, TooLarge
 
 HEAVY_LIMIT = 48_000_000
 """Limit, in pixels, of a JPEG 2000 tile: OpenJPEG takes 18 bytes for each RGB pixel of a tile (measured), not 4."""
@@ -21,9 +21,7 @@ _MARKER = re.compile(rb"\xff[^\x00\xd0-\xd7\xff]")  # one that ends a scan
 
 def check_size(size: tuple[int, int], pixel_limit: int) -> None:
     if size[0] * size[1] > pixel_limit:
-        raise ImageError(
-            f"too large: {size[0]}x{size[1]} is above the limit of {pixel_limit:,} pixels; raise it with --max-pixels"
-        )
+        raise TooLarge(f"too large: {size[0]}x{size[1]} is above the limit of {pixel_limit:,} pixels")
 
 
 def check_declared(data: bytes, kind: str, image: ImageFile, pixel_limit: int) -> None:

@@ -69,7 +69,7 @@ def decode(
 
     Safe in threads. One that decodes an image above LARGE does so in `one_large`, and so holds back others that do.
 
-    Raises ImageError with the reason, without a path: the caller knows where the bytes came from.
+    Raises ImageError with the reason, without a path: the caller knows where the bytes came from; TooLarge above the limit.
     """
     kind = sniff(data[:HEAD_BYTES])
     if kind is None:

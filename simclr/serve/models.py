@@ -34,7 +34,7 @@ class SearchRequest(Request):
 
 
 class ClassifyRequest(Request):
-    id: Id
+    id: Id | None = None
 
 
 class SessionRequest(Request):

@@ -10,7 +10,7 @@ from starlette.datastructures import FormData, UploadFile
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 
-from simclr.errors import ImageError
+from simclr.errors import ImageError, TooLarge
 from simclr.images import decode, sniff
 from simclr.preprocess import Recipe
 from simclr.serve import models
@@ -99,5 +99,7 @@ def pixels(data: bytes, recipe: Recipe, *, limit: int) -> NDArray[np.uint8]:
         raise Refused(415, "the file is not an image of a known format.")
     try:
         return recipe.apply(decode(data, enough=recipe.enough, pixel_limit=limit).image)
+    except TooLarge as exc:
+        raise Refused(413, f"the image is {exc}. Send a smaller one.") from exc
     except ImageError as exc:
         raise Refused(422, f"the image cannot be read: {exc}.") from exc
