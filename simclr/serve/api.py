@@ -71,6 +71,7 @@ def create_app(
         redoc_url=None,
         responses={400: {"model": models.Problem, "description": "Any answer of 400 and above."}},
     )
+    app.state.services = services
     app.add_middleware(Edge, guard=guard, limits=limits, metrics=metrics, most=8 * limits.waiting)
     _add_problems(app)
     _add_page(app)

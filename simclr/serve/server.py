@@ -2,8 +2,10 @@
 
 import ipaddress
 import logging
+import signal
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -71,8 +73,8 @@ def serve(
         note(
             f"{len(index.store):,} images, {index.info.factory}, encoder on {index.encoder.backend}{classes}"
         )
-        note(f"serving at {address(listener, host)} (Ctrl-C ends)")
-        uvicorn.Server(config).run(sockets=[listener])
+        where = f"serving at {address(listener, host)} (Ctrl-C ends)"
+        _server(uvicorn, config, ready=lambda: note(where)).run(sockets=[listener])
         note("ended: everything that had begun was answered.")
 
 
@@ -110,6 +112,26 @@ def _listening(host: str, port: int) -> socket.socket:
             f"{host}:{port}: cannot listen there ({why}). Give another --port, or --host."
         ) from exc
     return listener
+
+
+def _server(uvicorn: Any, config: Any, *, ready: Callable[[], None]) -> Any:
+    """One that says when it answers, and ends by Ctrl-C or SIGTERM as by any other reason: uvicorn's own sends itself the signal again once it has ended well."""
+
+    class Server(uvicorn.Server):  # type: ignore[misc]
+        async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+            await super().startup(sockets)
+            ready()
+
+        @contextmanager
+        def capture_signals(self) -> Iterator[None]:
+            before = {each: signal.signal(each, self.handle_exit) for each in (signal.SIGINT, signal.SIGTERM)}
+            try:
+                yield
+            finally:
+                for each, handler in before.items():
+                    signal.signal(each, handler)
+
+    return Server(config)
 
 
 def _uvicorn() -> Any:
