@@ -25,7 +25,10 @@ def search_body(rng: random.Random, images: int) -> tuple[bytes, bytes]:
 
 def upload_body(photo: bytes) -> tuple[bytes, bytes]:
     head = b'--%s\r\nContent-Disposition: form-data; name="file"; filename="a.jpg"\r\nContent-Type: image/jpeg\r\n\r\n'
-    return b"multipart/form-data; boundary=" + BOUNDARY, head % BOUNDARY + photo + b"\r\n--%s--\r\n" % BOUNDARY
+    return (
+        b"multipart/form-data; boundary=" + BOUNDARY,
+        head % BOUNDARY + photo + b"\r\n--%s--\r\n" % BOUNDARY,
+    )
 
 
 class Load:
@@ -62,7 +65,9 @@ class Load:
                 else upload_body(rng.choice(self.photos))
             )
             started = await self.due()
-            head = b"POST /search HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: %s\r\nContent-Length: %d\r\n\r\n"
+            head = (
+                b"POST /search HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: %s\r\nContent-Length: %d\r\n\r\n"
+            )
             writer.write(head % (kind, len(body)) + body)
             answer = (await reader.readuntil(b"\r\n\r\n")).lower()
             place = answer.index(b"content-length:") + 15

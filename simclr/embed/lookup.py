@@ -5,8 +5,7 @@ is held in memory for a store of N rows is 12 bytes each.
 """
 
 from collections.abc import Iterator
-from functools import lru_cache, partial
-from typing import NamedTuple
+from functools import cached_property, lru_cache, partial
 
 import numpy as np
 import pyarrow as pa
@@ -18,7 +17,7 @@ from simclr.embed.store import Store
 from simclr.sources import openable
 
 _TABLES = 1024
-"""Shards whose paths and sizes are kept, of 0.1 to 0.4 MB each: those of four million rows."""
+"""Shards whose paths are kept, of 0.1 to 0.3 MB each: those of four million rows."""
 _WHOLE = 64
 """Shards whose metadata are kept whole, of 0.7 MB each."""
 
@@ -36,7 +35,7 @@ class Lookup:
         self._rows = order.astype(np.int32 if len(ids) < 1 << 31 else np.int64)
         self._starts = np.cumsum([0, *map(len, tables)])
         self._vectors: dict[int, NDArray[np.float16]] = {}
-        self._table = lru_cache(maxsize=_TABLES)(partial(_part, store))
+        self._table = lru_cache(maxsize=_TABLES)(partial(_paths, store))
         self._whole = lru_cache(maxsize=_WHOLE)(partial(_all, store))
 
     def __len__(self) -> int:
@@ -72,17 +71,15 @@ class Lookup:
         found = [""] * len(ids)
         sources = self._store.info.sources
         for shard, places, within in self._by_shard(ids):
-            table = self._table(shard)
+            numbers, names = self._table(shard)
             for place, row in zip(places.tolist(), within.tolist(), strict=True):
-                source = sources[table.sources[row].as_py()]
-                found[place] = openable(source.kind, source.root, table.names[row].as_py())
+                source = sources[numbers[row].as_py()]
+                found[place] = openable(source.kind, source.root, names[row].as_py())
         return found
 
     def sizes(self, ids: NDArray[np.int64]) -> NDArray[np.int32]:
         """(M,) ids -> (M, 2) width and height in pixels of the upright images. Raises as `paths`."""
-        found = np.empty((len(ids), 2), np.int32)
-        for shard, places, within in self._by_shard(ids):
-            found[places] = self._table(shard).sizes[within]
+        found: NDArray[np.int32] = self._sizes[self._rows[np.searchsorted(self.ids, ids)]]
         return found
 
     def row(self, id: int) -> Row:
@@ -90,6 +87,13 @@ class Lookup:
         ((shard, _, within),) = self._by_shard(np.array([id], np.int64))
         table = self._whole(shard)
         return Row(**{name: table[name][int(within[0])].as_py() for name in table.column_names})
+
+    @cached_property
+    def _sizes(self) -> NDArray[np.int32]:
+        """(N, 2) by rows; 8 bytes each, once it is asked for."""
+        tables = self._store.tables(["width", "height"])
+        found = [np.stack([shards.numbers(each, name) for name in ("width", "height")], 1) for each in tables]
+        return np.concatenate([np.empty((0, 2), np.int32), *found])
 
     def _by_shard(self, ids: NDArray[np.int64]) -> Iterator[tuple[int, NDArray[np.int64], NDArray[np.int64]]]:
         """For each shard that holds some of them: its place in the manifest, their places in `ids`, and in the shard."""
@@ -112,20 +116,10 @@ class Lookup:
         return self._vectors[shard]
 
 
-class _Part(NamedTuple):
-    """What is kept of a shard."""
-
-    sources: pa.Array
-    """Of each row, the number of its source."""
-    names: pa.Array
-    sizes: NDArray[np.int32]
-
-
-def _part(store: Store, shard: int) -> _Part:
-    columns = ["source", "image_path", "width", "height"]
-    table = shards.read_metadata(store.folder, store.info.shards[shard], columns)
-    sizes = np.stack([shards.numbers(table, "width"), shards.numbers(table, "height")], 1)
-    return _Part(table["source"].combine_chunks(), table["image_path"].combine_chunks(), sizes)
+def _paths(store: Store, shard: int) -> tuple[pa.Array, pa.Array]:
+    """Of each row, the number of its source, and its path."""
+    table = shards.read_metadata(store.folder, store.info.shards[shard], ["source", "image_path"])
+    return table["source"].combine_chunks(), table["image_path"].combine_chunks()
 
 
 def _all(store: Store, shard: int) -> pa.Table:

@@ -127,7 +127,8 @@ class Collection:
             raise ConfigError(
                 f"{index.store.folder}: holds no vectors, so there is nothing to serve. See {index.store.folder}/skipped.csv."
             )
-        index.search(np.eye(1, index.info.width, dtype=np.float32), k=1)  # the first one reads the store
+        index.search(np.eye(1, index.info.width, dtype=np.float32), k=1)  # the first one reads ids,
+        index.lookup.sizes(index.lookup.ids[:1])  # and sizes
         if self._classifier is None:
             return Served(
                 index, None, "the server was started without a classifier. Give one with --classifier."

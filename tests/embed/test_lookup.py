@@ -51,7 +51,7 @@ def vector_of(id: int, seed: int = 0) -> np.ndarray:
 
 def row(id: int) -> Row:
     return Row(
-        id=id, source=id % 2, image_path=f"a/{id}.png", size=1, mtime_ns=1, content_hash="0", width=4, height=4
+        id=id, source=id % 2, image_path=f"a/{id}.png", size=1, mtime_ns=1, content_hash="0", width=id + 4, height=2 * id + 4
     )  # fmt: skip
 
 
@@ -331,3 +331,14 @@ def test_threads_that_push_out_one_anothers_paths_get_what_they_asked_for(writte
 
     with impatient_threads(), ThreadPoolExecutor(8) as pool:
         list(pool.map(ask, range(8)))
+
+
+def test_sizes_and_rows_are_those_of_the_store(written):
+    store = Store.open(written([3, 1, 4, 15, 9, 2, 6], rows=3))
+    with_sizes = {row.id: row for row in store.rows()}
+    lookup = Lookup(store)
+    ids = np.array([9, 1, 6, 9])
+    assert lookup.sizes(ids).tolist() == [
+        [with_sizes[id].width, with_sizes[id].height] for id in ids.tolist()
+    ]
+    assert [lookup.row(id) for id in ids.tolist()] == [with_sizes[id] for id in ids.tolist()]
