@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 INSTALLED := .venv/.installed
 
-.PHONY: demo test test-slow check docs bench bench-learning gpu clean
+.PHONY: demo test test-slow check browser docs bench bench-learning gpu clean
 .DELETE_ON_ERROR:
 
 demo: $(INSTALLED)  ## the whole path on images it draws itself, a few minutes
@@ -20,6 +20,11 @@ check: $(INSTALLED)  ## format, lint, types, layout
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/python -m pytest -q tests/test_layout.py
+
+browser:  ## Chromium from Debian's packages, for the tests of the search page; they are skipped without it
+	command -v chromium >/dev/null || { timeout 240 apt-get update -qq \
+		&& DEBIAN_FRONTEND=noninteractive timeout 600 apt-get install -qq --no-install-recommends chromium >/dev/null; } \
+		|| echo "no Chromium here: the tests of the search page will be skipped"
 
 docs: $(INSTALLED)  ## rebuild docs/cli.md and docs/settings.md from the code
 	$(BIN)/python docs/make_docs.py
