@@ -7,7 +7,7 @@ import pytest
 from sklearn.neighbors import KNeighborsClassifier
 
 from simclr.classify import knn
-from simclr.classify.knn import knn_predict
+from simclr.classify.knn import knn_predict, largest
 
 
 @pytest.fixture
@@ -86,3 +86,36 @@ def test_the_block_size_changes_nothing(vectors, labels, queries, monkeypatch):
 
 def test_no_queries_give_no_classes(vectors, labels):
     assert knn_predict(vectors, labels, vectors[:0]).shape == (0,)
+
+
+@pytest.mark.parametrize("values", [1, 7, 63, 64, 1000, 5003])
+@pytest.mark.parametrize("k", [1, 5, 60])
+@pytest.mark.parametrize("levels", [3, 10**6])
+def test_the_largest_are_those_of_a_stable_sort_equal_ones_by_place(values, k, levels):
+    k = min(k, values)
+    rows = np.random.default_rng(values).integers(0, levels, (40, values)).astype(np.float32)
+    found, places = largest(rows, k)
+    expected = np.argsort(-rows, axis=1, kind="stable")[:, :k]
+    np.testing.assert_array_equal(places, expected)
+    np.testing.assert_array_equal(found, np.take_along_axis(rows, expected, axis=1))
+
+
+def test_the_largest_in_one_group_or_at_the_end_of_a_row_are_all_found():
+    rows = np.zeros((2, 1003), np.float32)
+    rows[0, 3::25][:8] = np.arange(1, 9)  # with k = 10 groups are of 25, 40 apart
+    rows[0, 0:400:40] += np.arange(10, 20)
+    rows[1, -3:] = 1, 2, 3
+    expected = np.argsort(-rows, axis=1, kind="stable")[:, :10]
+    np.testing.assert_array_equal(largest(rows, 10)[1], expected)
+
+
+def test_values_that_are_no_numbers_do_not_make_rows_shorter():
+    rows = np.full((2, 300), np.nan, np.float32)
+    rows[1, :200] = np.arange(200)
+    found, places = largest(rows, 7)
+    assert found.shape == places.shape == (2, 7)
+    assert ((places >= 0) & (places < 300)).all()
+
+
+def test_no_rows_have_no_largest():
+    assert [part.shape for part in largest(np.empty((0, 9), np.float32), 4)] == [(0, 4), (0, 4)]
