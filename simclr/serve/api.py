@@ -3,22 +3,18 @@
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from functools import partial
-from importlib.resources import files as packaged
 from pathlib import Path
 from typing import Annotated, Any
 
 import numpy as np
 from fastapi import FastAPI, Query, Request
 from fastapi import Path as InPath
-from fastapi.exceptions import RequestValidationError
 from fastapi.responses import Response
 from numpy.typing import NDArray
 from pydantic import BaseModel
-from starlette.exceptions import HTTPException
 
 import simclr
 from simclr.embed.where import COLUMNS
-from simclr.errors import ArtifactError, ConfigError
 from simclr.serve import answers, models
 from simclr.serve.asking import Search
 from simclr.serve.collection import Collection, Served
@@ -26,18 +22,15 @@ from simclr.serve.edge import Edge
 from simclr.serve.guard import COOKIE, Guard
 from simclr.serve.limits import Limits, Refused
 from simclr.serve.metrics import Metrics
+from simclr.serve.openapi import json_body, json_or_form
+from simclr.serve.page_files import add_page
 from simclr.serve.pictures import SIZES, Shown
+from simclr.serve.problems import add_problems
 from simclr.serve.services import Services
-from simclr.serve.uploads import Files, asked, first_problem
+from simclr.serve.uploads import Files, asked
 
 THUMBNAIL_BYTES = 1 << 30
 """That thumbnails may take on disk."""
-_PAGE = {
-    ".html": "text/html; charset=utf-8",
-    ".css": "text/css",
-    ".js": "text/javascript",
-    ".svg": "image/svg+xml",
-}
 _IMAGE_POLICY = {"content-security-policy": "default-src 'none'; sandbox"}
 
 ImageId = Annotated[int, InPath(ge=0, le=(1 << 63) - 1)]
@@ -73,8 +66,8 @@ def create_app(
     )
     app.state.services = services
     app.add_middleware(Edge, guard=guard, limits=limits, metrics=metrics, most=8 * limits.waiting)
-    _add_problems(app)
-    _add_page(app)
+    add_problems(app)
+    add_page(app)
     _add_search(app, services)
     _add_images(app, services)
     _add_views(app, services)
@@ -83,7 +76,9 @@ def create_app(
 
 
 def _add_search(app: FastAPI, services: Services) -> None:
-    @app.post("/search", response_model=models.Found, openapi_extra=_body(models.SearchRequest, several=True))
+    @app.post(
+        "/search", response_model=models.Found, openapi_extra=json_or_form(models.SearchRequest, several=True)
+    )
     async def search(request: Request) -> Response:
         """The images most like some, and unlike others: of the collection by their ids, or uploaded."""
         served = services.now
@@ -113,7 +108,7 @@ def _add_search(app: FastAPI, services: Services) -> None:
     @app.post(
         "/classify",
         response_model=models.Classified,
-        openapi_extra=_body(models.ClassifyRequest, several=False),
+        openapi_extra=json_or_form(models.ClassifyRequest, several=False),
     )
     async def classify(request: Request) -> Response:
         """What the classifier makes of an image of the collection, or of one that is uploaded."""
@@ -272,7 +267,7 @@ def _add_operations(app: FastAPI, services: Services, guard: Guard, metrics: Met
         """For Prometheus."""
         return Response(metrics.text(), media_type="text/plain; version=0.0.4; charset=utf-8")
 
-    @app.post("/session", status_code=204, openapi_extra=_json_body(models.SessionRequest))
+    @app.post("/session", status_code=204, openapi_extra=json_body(models.SessionRequest))
     async def session(request: Request) -> Response:
         """A cookie for a token, so that a browser need not keep it."""
         body, _ = await asked(request, models.SessionRequest)
@@ -285,76 +280,5 @@ def _add_operations(app: FastAPI, services: Services, guard: Guard, metrics: Met
         return response
 
 
-def _add_page(app: FastAPI) -> None:
-    folder = packaged("simclr.serve") / "page"
-    parts = {
-        part.name: (part.read_bytes(), _PAGE[Path(part.name).suffix])
-        for part in folder.iterdir()
-        if Path(part.name).suffix in _PAGE
-    }
-
-    @app.get("/", include_in_schema=False)
-    async def index() -> Response:
-        return _part("index.html")
-
-    @app.get("/page/{name}", include_in_schema=False)
-    async def part(name: str) -> Response:
-        return _part(name)
-
-    def _part(name: str) -> Response:
-        if name not in parts:
-            raise Refused(404, "the page has no such part.")
-        data, media_type = parts[name]
-        return Response(data, media_type=media_type, headers={"cache-control": "no-cache"})
-
-
-def _add_problems(app: FastAPI) -> None:
-    """What goes wrong in a route becomes a `Refused`, which `Edge` answers."""
-
-    @app.exception_handler(RequestValidationError)
-    async def invalid(request: Request, exc: RequestValidationError) -> Response:
-        return _problem(422, first_problem(exc.errors()))
-
-    @app.exception_handler(HTTPException)
-    async def unrouted(request: Request, exc: HTTPException) -> Response:
-        return _problem(exc.status_code, f"{request.method} here: {exc.detail}.", exc.headers)
-
-    @app.exception_handler(ConfigError)
-    async def unfit(request: Request, exc: ConfigError) -> Response:
-        return _problem(422, str(exc))
-
-    @app.exception_handler(ArtifactError)
-    async def gone(request: Request, exc: ArtifactError) -> Response:
-        """A shard that a writer has replaced a while ago: the next state is about to be opened."""
-        return _problem(503, "the collection is being changed. Try again in a second.", {"retry-after": "1"})
-
-
-def _problem(status: int, detail: str, headers: Any = None) -> Response:
-    body = models.Problem(detail=answers.printable(detail)).model_dump_json()
-    return Response(body, status_code=status, media_type="application/json", headers=headers)
-
-
 def _json(found: BaseModel) -> Response:
     return Response(found.model_dump_json(), media_type="application/json")
-
-
-def _json_body(kind: type[BaseModel]) -> dict[str, Any]:
-    return {
-        "requestBody": {
-            "required": True,
-            "content": {"application/json": {"schema": kind.model_json_schema()}},
-        }
-    }
-
-
-def _body(kind: type[BaseModel], *, several: bool) -> dict[str, Any]:
-    """For OpenAPI: JSON, or a form with the same fields and files."""
-    found = _json_body(kind)
-    schema = kind.model_json_schema()
-    file: dict[str, Any] = {"type": "string", "format": "binary"}
-    if several:
-        file = {"type": "array", "items": file}
-    names = ("file", "unlike_file") if several else ("file",)
-    form = schema | {"properties": schema["properties"] | dict.fromkeys(names, file), "required": []}
-    found["requestBody"]["content"]["multipart/form-data"] = {"schema": form}
-    return found

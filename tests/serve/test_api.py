@@ -379,3 +379,13 @@ def test_a_path_that_does_not_exist_is_said_not_to(client):
 def test_another_method_is_said_not_to_be_allowed(client):
     answer = client.get("/search")
     assert answer.status_code == 405 and answer.headers["allow"] == "POST"
+
+
+def test_a_damaged_store_is_told_to_the_operator_and_the_client_is_asked_to_come_again(
+    client, index, caplog, id_of
+):
+    for path in (index.with_suffix(".store") / "metadata").iterdir():
+        path.write_bytes(b"damaged")
+    answer = client.get(f"/images/{id_of('red_dark')}/details")
+    assert answer.status_code == 503 and answer.headers["retry-after"] == "1"
+    assert "SHA-256" in caplog.text and "SHA-256" not in detail(answer)
