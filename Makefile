@@ -42,6 +42,7 @@ bench: $(INSTALLED)  ## measure against the peers; reports land in benchmarks/; 
 	$(BIN)/python benchmarks/index_large.py
 	$(BIN)/python benchmarks/index_kills.py
 	$(BIN)/python benchmarks/index_flips.py
+	$(BIN)/python benchmarks/serve.py
 	$(BIN)/python benchmarks/views_cpu.py
 	$(BIN)/python benchmarks/step_cpu.py
 
