@@ -223,6 +223,35 @@ def _add(index: Path, number: int) -> None:
     update_index(Store.open(folder), index)
 
 
+def in_a_browser(index: Path, *, rounds: int) -> str:
+    """From the command to the first search that a person sees: page open, an image clicked, results with their similarities there."""
+    browser = shutil.which("chromium")
+    if browser is None:
+        return "Not measured in a browser: Chromium is not installed."
+    from playwright.sync_api import sync_playwright
+
+    seconds = []
+    with sync_playwright() as driver:
+        chromium = driver.chromium.launch(executable_path=browser, args=["--no-sandbox"])
+        for _ in range(rounds):
+            port, page = free_port(), chromium.new_page()
+            started = time.perf_counter()
+            process = subprocess.Popen([*map(str, ours(index, port))], stderr=subprocess.PIPE, text=True)
+            assert process.stderr is not None
+            for line in process.stderr:
+                if "serving at" in line:
+                    break
+            page.goto(f"http://127.0.0.1:{port}/")
+            page.locator("#grid [data-id]").first.click()
+            page.locator("#status", has_text="the best").wait_for()
+            seconds.append(time.perf_counter() - started)
+            page.close()
+            process.terminate()
+            process.communicate()
+        chromium.close()
+    return f"In a browser, from the command to the first search on the screen: {spread(seconds)} s; goal 5 s: {'kept' if np.median(seconds) < 5 else 'NOT kept'}."
+
+
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("what", nargs="?", default="all", choices=["all", "encoder"])
@@ -244,6 +273,7 @@ def main() -> None:
         parts = [searches(index, words.rows, seconds=words.seconds, rounds=words.rounds)]
         if words.photos:
             parts.append(uploads(index, words.photos, seconds=words.seconds, rounds=words.rounds))
+        parts.append(in_a_browser(index, rounds=words.rounds))
         parts.append(memory(index, words.rows, requests=1_000 if words.quick else 20_000))
         parts.append(reloading(index, words.rows, times=1 if words.quick else 3))
     write(
