@@ -22,8 +22,9 @@ export function justified(shapes, width, { height, gap, narrowest }) {
       fit = (width - gap * (to - from - 1)) / sum;
     }
     const without = to - from > 1 ? (width - gap * (to - from - 2)) / (sum - kept[to - 1]) : Infinity;
-    if (fit <= height && without / height < height / fit) {
-      to -= 1; // one less is nearer to the height that was asked for
+    const squeezed = Math.min(...kept.slice(from, to)) * fit < narrowest;
+    if (fit <= height && to - from > 1 && (squeezed || without / height < height / fit)) {
+      to -= 1; // one less is nearer to the height that was asked for, or leaves each of them wide enough
       fit = without;
     }
     lines.push(line(kept, from, to, Math.min(fit, to === kept.length ? height : Infinity), fit > height && to === kept.length ? null : width, gap));
