@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from drawn import draw
 from fake_nvidia import Nvidia, nvidia
 from PIL import Image
 from torch import Tensor, nn
@@ -79,27 +80,10 @@ def other_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return export_grid_colours(tmp_path_factory.mktemp("other") / "export", gain=2.0)
 
 
-COLOURS = {
-    "red": (220, 30, 30),
-    "orange": (230, 120, 20),
-    "yellow": (230, 220, 40),
-    "green": (30, 180, 60),
-    "blue": (40, 60, 220),
-    "purple": (150, 40, 200),
-}
-
-
 @pytest.fixture
 def photos(tmp_path: Path) -> Path:
-    """Twelve plain images: `warm/` and `cold/` hold a light and a dark copy of each colour."""
-    folder = tmp_path / "photos"
-    for name, colour in COLOURS.items():
-        group = folder / ("warm" if name in ("red", "orange", "yellow") else "cold")
-        group.mkdir(parents=True, exist_ok=True)
-        for shade, factor in (("light", 1.0), ("dark", 0.6)):
-            pixels = tuple(round(value * factor) for value in colour)
-            Image.new("RGB", (48, 32), pixels).save(group / f"{name}_{shade}.png")
-    return folder
+    """Twelve plain images, see `drawn.py`."""
+    return draw(tmp_path / "photos")
 
 
 @pytest.fixture

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from drawn import draw
 from starlette.testclient import TestClient
 from test_cli import run
 
@@ -16,17 +17,35 @@ from simclr.serve.collection import Collection
 ADDRESS = "http://127.0.0.1:8000"
 
 
-@pytest.fixture
-def index(model: Path, photos: Path, tmp_path: Path) -> Path:
-    embed_sources([photos], tmp_path / "out.store", Lane(Encoder.open(model)), model=model)
-    build_index(Store.open(tmp_path / "out.store"), tmp_path / "out.faiss")
-    return tmp_path / "out.faiss"
+@pytest.fixture(scope="session")
+def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Of all tests: those that change them have their own, see `own`."""
+    return draw(tmp_path_factory.mktemp("served") / "photos")
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
+def index(model: Path, photos: Path) -> Path:
+    return indexed(photos, model)
+
+
+@pytest.fixture(scope="session")
 def classifier(index: Path) -> Path:
     assert run("classify", "fit", index.with_suffix(".store"))[0] == 0
     return index.with_suffix(".classifier")
+
+
+@pytest.fixture
+def own(model: Path, tmp_path: Path) -> tuple[Path, Path]:
+    """Photos and an index of a test that changes them."""
+    photos = draw(tmp_path / "photos")
+    return photos, indexed(photos, model)
+
+
+def indexed(photos: Path, model: Path) -> Path:
+    index = photos.with_name("out.faiss")
+    embed_sources([photos], index.with_suffix(".store"), Lane(Encoder.open(model)), model=model)
+    build_index(Store.open(index.with_suffix(".store")), index)
+    return index
 
 
 @pytest.fixture
@@ -42,11 +61,11 @@ def app_of(tmp_path: Path) -> Callable[..., Any]:
 
 @pytest.fixture
 def client_of(app_of: Callable[..., Any], index: Path) -> Iterator[Callable[..., TestClient]]:
-    """Options -> a client of the twelve photos."""
+    """Options -> a client of the twelve photos, or of another index."""
     clients: list[TestClient] = []
 
-    def client_of(**options: Any) -> TestClient:
-        client = TestClient(app_of(index, **options), base_url=ADDRESS, raise_server_exceptions=False)
+    def client_of(of: Path = index, **options: Any) -> TestClient:
+        client = TestClient(app_of(of, **options), base_url=ADDRESS, raise_server_exceptions=False)
         client.__enter__()
         clients.append(client)
         return client

@@ -238,7 +238,8 @@ def test_an_image_is_its_file(client, photos, id_of):
     assert answer.headers["content-security-policy"] == "default-src 'none'; sandbox"
 
 
-def test_an_image_that_browsers_do_not_show_comes_as_jpeg(client, photos, id_of):
+def test_an_image_that_browsers_do_not_show_comes_as_jpeg(own, client_of, id_of):
+    photos, client = own[0], client_of(own[1])
     Image.new("RGB", (48, 32), RED).save(photos / "warm/red_dark.png", "TIFF")
     answer = client.get(f"/images/{id_of('red_dark')}")
     assert answer.headers["content-type"] == "image/jpeg"
@@ -252,14 +253,16 @@ def test_a_browser_that_has_the_image_is_told_so(client, id_of):
     assert (again.status_code, again.content) == (304, b"")
 
 
-def test_a_thumbnail_fits_its_size_and_keeps_the_proportions(client, photos, id_of):
+def test_a_thumbnail_fits_its_size_and_keeps_the_proportions(own, client_of, id_of):
+    photos, client = own[0], client_of(own[1])
     Image.new("RGB", (1000, 500), RED).save(photos / "warm/red_dark.png")
     answer = client.get(f"/thumbnails/{id_of('red_dark')}", params={"size": 128})
     image = Image.open(io.BytesIO(answer.content))
     assert (image.format, image.size) == ("JPEG", (128, 64))
 
 
-def test_a_thumbnail_is_made_once(client, photos, id_of):
+def test_a_thumbnail_is_made_once(own, client_of, id_of):
+    photos, client = own[0], client_of(own[1])
     url = f"/thumbnails/{id_of('red_dark')}"
     first = client.get(url)
     (photos / "warm/red_dark.png").unlink()
@@ -272,7 +275,8 @@ def test_a_thumbnail_has_one_of_three_sizes(client, id_of):
     assert detail(answer) == "size 5000: use one of 128, 256, 512."
 
 
-def test_an_image_that_is_gone_is_said_to_be(client, photos, id_of):
+def test_an_image_that_is_gone_is_said_to_be(own, client_of, id_of):
+    photos, client = own[0], client_of(own[1])
     (photos / "warm/red_dark.png").unlink()
     for url in (f"/images/{id_of('red_dark')}", f"/thumbnails/{id_of('red_dark')}"):
         answer = client.get(url)
@@ -280,7 +284,8 @@ def test_an_image_that_is_gone_is_said_to_be(client, photos, id_of):
         assert "Run `simclr embed` again" in detail(answer) and str(photos) not in detail(answer)
 
 
-def test_a_file_that_is_no_image_any_more_is_not_given_out(client, photos, id_of):
+def test_a_file_that_is_no_image_any_more_is_not_given_out(own, client_of, id_of):
+    photos, client = own[0], client_of(own[1])
     (photos / "warm/red_dark.png").write_text("root:x:0:0")
     answer = client.get(f"/images/{id_of('red_dark')}")
     assert answer.status_code == 404 and "root" not in answer.text
@@ -382,9 +387,10 @@ def test_another_method_is_said_not_to_be_allowed(client):
 
 
 def test_a_damaged_store_is_told_to_the_operator_and_the_client_is_asked_to_come_again(
-    client, index, caplog, id_of
+    own, client_of, caplog, id_of
 ):
-    for path in (index.with_suffix(".store") / "metadata").iterdir():
+    client = client_of(own[1])
+    for path in (own[1].with_suffix(".store") / "metadata").iterdir():
         path.write_bytes(b"damaged")
     answer = client.get(f"/images/{id_of('red_dark')}/details")
     assert answer.status_code == 503 and answer.headers["retry-after"] == "1"

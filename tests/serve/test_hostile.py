@@ -22,7 +22,7 @@ UPLOADS = 1000
 TOKEN = "secret"
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def server(index):
     """(process, port)"""
     words = [sys.executable, "-m", "simclr", "serve", str(index), "--port", "0", "--token", TOKEN]

@@ -8,6 +8,7 @@ import pytest
 from PIL import Image
 from served import names
 from starlette.testclient import TestClient
+from test_cli import run
 
 from simclr.artifacts import StoreInfo
 from simclr.embed import Lane, Store, embed_sources, update_index
@@ -15,6 +16,22 @@ from simclr.errors import ArtifactError, ConfigError, EncoderMismatch
 from simclr.runtime import Encoder
 from simclr.serve import collection as collection_module
 from simclr.serve.collection import Collection
+
+
+@pytest.fixture
+def photos(own):
+    return own[0]
+
+
+@pytest.fixture
+def index(own):
+    return own[1]
+
+
+@pytest.fixture
+def classifier(index):
+    assert run("classify", "fit", index.with_suffix(".store"))[0] == 0
+    return index.with_suffix(".classifier")
 
 
 @pytest.fixture
