@@ -1,10 +1,10 @@
 """Claim: `simclr clusters` groups 200,000 x 512 vectors with less than 2 GB of extra memory, as well as scikit-learn's MiniBatchKMeans
 or better, and finds the number of groups that lie apart.
 
-    clusters.py [--store STORE ...] [--work FOLDER] [--quick]
+    clusters.py [--store STORE ...] [--large STORE] [--work FOLDER] [--quick]
 
 Every run is a process of its own; extra memory is its peak above what it has after its imports. The number chosen for the
-vectors of STORE is reported, too.
+vectors of STORE is reported, too; and of one that is large what the command takes (`index_large.py --work` makes one of a million).
 
 Shape letters: N = vectors, D = width, K = clusters.
 """
@@ -21,6 +21,7 @@ from typing import Any
 
 import numpy as np
 import stores
+import watching
 from reporting import in_fresh_process, peak_megabytes, ratio, rounds, spread, write
 
 from simclr.classify.cluster_count import choose_count
@@ -176,6 +177,7 @@ def main() -> None:
     parser.add_argument(
         "--store", type=Path, action="append", default=[], help="a store to choose a number for"
     )
+    parser.add_argument("--large", type=Path, help="a store of a million vectors or so")
     parser.add_argument("--work", type=Path, help="keeps the stores made up here")
     parser.add_argument("--quick", action="store_true", help="few vectors, one round, nothing written")
     parser.add_argument("--run", nargs=2, help=argparse.SUPPRESS)
@@ -200,6 +202,9 @@ def main() -> None:
         "\n\nThe last column is what the simplified silhouette alone would choose. Groups have sizes up to 1 : 6; noise is in lengths of a "
         "centre. A gain is the silhouette of vectors left out, less that of made-up vectors of the same mean and covariance."
     )
+    if options.large:
+        body += f"\n\n## {len(Store.open(options.large)):,} x {Store.open(options.large).info.width}\n\n"
+        body += watching.table([["clusters", "-n", "256"], ["clusters"]], store=options.large)
     write("clusters_cpu", claim="Groups of like images, and how many there are", data="made up here (PCG64), and stores where they are named", packages=["faiss-cpu", "numpy", "scikit-learn"], body=body, keep=not options.quick)  # fmt: skip
 
 

@@ -1,6 +1,6 @@
 """Claim: the near copies in a store of 200,000 x 512 vectors are found within 2 GB of memory beside those of the program, with and without an index.
 
-    duplicates_large.py [--rows 20000 50000 200000] [--twin 50000] [--work FOLDER] [--quick]
+    duplicates_large.py [--rows 20000 50000 200000] [--twin 50000] [--large STORE] [--work FOLDER] [--quick]
 
 Made-up clustered vectors, and a near copy of each fiftieth. Every search is a process of its own; extra memory is its peak less that of a process
 that imports and opens the same and searches nothing. The slow twin is every pair, by a blocked product in numpy.
@@ -19,6 +19,7 @@ from typing import Any
 
 import numpy as np
 import stores
+import watching
 from programs import run
 from reporting import peak_megabytes, write
 
@@ -113,6 +114,9 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--rows", type=int, nargs="+", default=[20_000, 50_000, 200_000])
     parser.add_argument("--twin", type=int, default=50_000, help="most rows that every pair is compared of")
+    parser.add_argument(
+        "--large", type=Path, help="a store of a million vectors or so, with an index beside it"
+    )
     parser.add_argument("--work", type=Path, help="keeps stores and indexes [a temporary folder]")
     parser.add_argument("--quick", action="store_true", help="few rows, nothing written")
     options = parser.parse_args()
@@ -146,6 +150,10 @@ def main() -> None:
         "It is VmHWM, in which mapped pages of the store and the index count that the system takes back when it needs them. Where there is no index, building it for the moment is "
         f"in time and memory. Measured once each; threshold {THRESHOLD}.\n"
     )  # fmt: skip
+    if options.large:
+        body += f"\n## {len(Store.open(options.large)):,} x {Store.open(options.large).info.width}\n\n"
+        words = ["duplicates", "--threshold", "0.97", "--index", str(options.large.with_suffix(".faiss"))]
+        body += watching.table([words], store=options.large)
     write("duplicates_large_cpu", claim="Near copies in a store of 200,000 vectors of 512 numbers", data=f"made up here (PCG64, seed 0): a cluster for every {PER_CLUSTER} vectors, noise as long as a centre; one in {EVERY} is the vector before it with noise of {NOISE:g}", packages=["faiss-cpu", "numpy", "pyarrow"], body=body, keep=not options.quick)  # fmt: skip
 
 

@@ -120,26 +120,42 @@ def _fit(data: Examples, *, method: str, voters: int, seed: int) -> _Fit:
         probe = fit_probe(data.train_ND, data.train_N, len(data.classes), seed=seed)
         return _Fit(_probe_tensors(probe, data), probe.strength, probe.temperature, 0.0, probe)
     asked = at_most(data.train_N, CALIBRATED)
-    temperature, floor = vote_calibration(_votes_among_others(data, asked, voters), data.train_N[asked])
-    return _Fit(_knn_tensors(data), None, temperature, floor, None)
+    votes_QC, usual = _among_others(data, asked, voters)
+    temperature, floor = vote_calibration(votes_QC, data.train_N[asked])
+    return _Fit(_knn_tensors(data, usual), None, temperature, floor, None)
 
 
 def _again(fitted: _Fit, data: Examples, *, voters: int) -> _Fit:
     """With more images, and what was chosen before."""
     if fitted.probe is None:
-        return _Fit(_knn_tensors(data), None, fitted.temperature, fitted.floor, None)
+        return _Fit(
+            _knn_tensors(data, _usual(data.train_ND, data.train_N)),
+            None,
+            fitted.temperature,
+            fitted.floor,
+            None,
+        )
     probe = refit(fitted.probe, data.train_ND, data.train_N)
     return _Fit(_probe_tensors(probe, data), probe.strength, probe.temperature, 0.0, probe)
 
 
-def _votes_among_others(data: Examples, rows: NDArray[np.int64], voters: int) -> NDArray[np.float64]:
-    """(rows, C) of each of these by its nearest among all others: a query finds itself first, or a copy, and leaves out one of them."""
-    parts, start = [], 0
-    for similarities_QK, places_QK in neighbours(data.train_ND, data.train_ND[rows], k=voters + 1):
+def _among_others(
+    data: Examples, rows: NDArray[np.int64], voters: int
+) -> tuple[NDArray[np.float64], NDArray[np.float32]]:
+    """(rows, C) the vote of each of these by its nearest among all others, and what `_usual` says of them, by one search.
+
+    A query finds itself first, or a copy, and leaves out one of them.
+    """
+    parts, similarities, start = [], [], 0
+    nearest = min(NEAREST, len(data.train_N) - 1)
+    for similarities_QK, places_QK in neighbours(
+        data.train_ND, data.train_ND[rows], k=max(voters, nearest) + 1
+    ):
         own_Q = rows[start : start + len(places_QK)]
         start += len(places_QK)
+        similarities.append(similarities_QK[:, nearest])
         order = np.argsort(places_QK == own_Q[:, None], axis=1, kind="stable")[
-            :, : max(1, places_QK.shape[1] - 1)
+            :, : max(1, min(voters, places_QK.shape[1] - 1))
         ]
         parts.append(
             votes(
@@ -148,7 +164,7 @@ def _votes_among_others(data: Examples, rows: NDArray[np.int64], voters: int) ->
                 len(data.classes),
             )
         )
-    return np.concatenate(parts)
+    return np.concatenate(parts), np.sort(np.concatenate(similarities))
 
 
 def _probe_tensors(probe: LinearProbe, data: Examples) -> Tensors:
@@ -156,24 +172,26 @@ def _probe_tensors(probe: LinearProbe, data: Examples) -> Tensors:
     weight_CD = probe.weight_CD.astype(np.float64) / probe.scale_D
     bias_C = probe.bias_C - weight_CD @ probe.mean_D
     kept = at_most(data.train_N, KEPT)
-    return _common_tensors(data, kept) | {
+    vectors_ND = data.train_ND[kept]
+    return {
+        "learned": vectors_ND.astype(np.float16),
+        "usual": _usual(vectors_ND, data.train_N[kept]),
         "weight": np.ascontiguousarray(weight_CD, np.float32),
         "bias": bias_C.astype(np.float32),
     }
 
 
-def _knn_tensors(data: Examples) -> Tensors:
-    everything = np.arange(len(data.train_N))
-    return _common_tensors(data, everything) | {"labels": data.train_N.astype(np.int32)}
-
-
-def _common_tensors(data: Examples, kept: NDArray[np.int64]) -> Tensors:
-    vectors_ND = data.train_ND[kept]
-    rows = at_most(data.train_N[kept], CALIBRATED)
+def _knn_tensors(data: Examples, usual: NDArray[np.float32]) -> Tensors:
     return {
-        "learned": vectors_ND.astype(np.float16),
-        "usual": usual_similarities(vectors_ND, rows, nearest=min(NEAREST, len(kept) - 1)),
+        "learned": data.train_ND.astype(np.float16),
+        "usual": usual,
+        "labels": data.train_N.astype(np.int32),
     }
+
+
+def _usual(vectors_ND: NDArray[np.float32], labels_N: NDArray[np.int64]) -> NDArray[np.float32]:
+    rows = at_most(labels_N, CALIBRATED)
+    return usual_similarities(vectors_ND, rows, nearest=min(NEAREST, len(vectors_ND) - 1))
 
 
 def _info(
