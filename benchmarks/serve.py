@@ -2,7 +2,8 @@
 
     serve.py --photos FOLDER [--rows 100000] [--work FOLDER] [--seconds 8] [--rounds 3] [--quick]
 
-Made-up clustered vectors of 512 numbers, an untrained ResNet-18 of 224 px, and the JPEGs of a folder as uploads. The clients are a process of their own on
+Made-up clustered vectors of 512 numbers, an untrained ResNet-18 of 224 px, and the JPEGs of a folder as uploads; these with a ResNet-50, too, the encoder that `simclr pretrain`
+takes by itself, over 5,000 vectors of 2,048 numbers. The clients are a process of their own on
 the same cores. The twin is a plain server on the same index (serve_plain.py): clip-retrieval's back end cannot start without downloading its weights; by its own
 figures it answers about 20/s within 50 ms.
 """
@@ -32,23 +33,26 @@ from simclr.embed.store import Store
 from simclr.embed.writer import writing
 from simclr.runtime import Encoder
 
-WIDTH = 512
+WIDTHS = {"resnet18": 512, "resnet50": 2048}
+WIDTH = WIDTHS["resnet18"]
 RATE, P99 = 300, 100
 """Searches a second, and milliseconds."""
 CLIENTS = 16
 
 
-def fill(work: Path, rows: int) -> Path:
+def fill(work: Path, rows: int, encoder: str = "resnet18") -> Path:
     """An index, made once."""
+    work.mkdir(parents=True, exist_ok=True)
     index = work / "photos.faiss"
     if not index.exists():
         shutil.rmtree(index.with_suffix(".store"), ignore_errors=True)
         model = work / "export"
         if not model.exists():
-            export("resnet18", model)
+            export(encoder, model)
         identity = Encoder.open(model).identity
-        blocks = stores.clustered(rows, WIDTH)
-        stores.fill(index.with_suffix(".store"), blocks, model=model, width=WIDTH, identity=identity)
+        width = WIDTHS[encoder]
+        blocks = stores.clustered(rows, width)
+        stores.fill(index.with_suffix(".store"), blocks, model=model, width=width, identity=identity)
         build_index(Store.open(index.with_suffix(".store")), index)
     return index
 
@@ -140,7 +144,7 @@ def searches(index: Path, rows: int, *, seconds: float, rounds: int) -> str:
     )
 
 
-def uploads(index: Path, photos: Path, *, seconds: float, rounds: int) -> str:
+def uploads(encoder: str, index: Path, photos: Path, *, seconds: float, rounds: int) -> str:
     """Against the encoder alone, on pixels that are ready, in the batches that suit it best."""
     shares, rates, own = [], [], []
     encoder_words = [sys.executable, __file__, "encoder", "--work", index.parent, "--seconds", str(seconds)]
@@ -154,7 +158,7 @@ def uploads(index: Path, photos: Path, *, seconds: float, rounds: int) -> str:
         shares.append(said["per_second"] / np.mean(own[-2:]))
     verdict = "kept" if np.median(shares) >= 0.8 else "NOT kept"
     return (
-        f"{CLIENTS} clients upload photos: {spread(rates)} a second. The encoder alone: {spread(own)} images a second, before and after each. "
+        f"{CLIENTS} clients upload photos, {encoder}: {spread(rates)} a second. The encoder alone: {spread(own)} images a second, before and after each. "
         f"Share: {spread(shares)}; goal 0.8: {verdict}."
     )
 
@@ -272,7 +276,12 @@ def main() -> None:
         index = fill(work, words.rows)
         parts = [searches(index, words.rows, seconds=words.seconds, rounds=words.rounds)]
         if words.photos:
-            parts.append(uploads(index, words.photos, seconds=words.seconds, rounds=words.rounds))
+            indexes = {
+                "resnet18": index,
+                "resnet50": fill(work / "resnet50", min(words.rows, 5_000), "resnet50"),
+            }
+            for encoder, each in indexes.items():
+                parts.append(uploads(encoder, each, words.photos, seconds=words.seconds, rounds=words.rounds))
         parts.append(in_a_browser(index, rounds=words.rounds))
         parts.append(memory(index, words.rows, requests=1_000 if words.quick else 20_000))
         parts.append(reloading(index, words.rows, times=1 if words.quick else 3))

@@ -6,15 +6,24 @@ from datetime import UTC, datetime
 import numpy as np
 from numpy.typing import NDArray
 
-from simclr.classify.classifier import Predicted
 from simclr.embed import Hit
 from simclr.embed.index.library import unit_vectors
 from simclr.embed.shards import Row
 from simclr.serve import models
+from simclr.serve.asking import Answer
 from simclr.serve.collection import Served
 
 _CLASSES = 10
 """Of an image, the likeliest, that are said."""
+
+
+def found(served: Served, answer: Answer, *, classes: bool, of_query: bool) -> models.Found:
+    """`classes`: with what the classifier makes of each hit. `of_query`: and of what was looked for."""
+    return models.Found(
+        hits=hits(served, answer.hits, classes=classes),
+        predicted=predicted(served, answer.query[None])[0] if of_query else None,
+        generation=served.generation,
+    )
 
 
 def hits(served: Served, found: Sequence[Hit], *, classes: bool) -> list[models.Hit]:
@@ -48,11 +57,8 @@ def images(served: Served, ids: NDArray[np.int64], *, classes: bool) -> list[mod
 
 def details(served: Served, row: Row) -> models.Details:
     path = served.store.path(row)
-    shares = (
-        classified(predictions(served, unit_vectors(served.index.lookup.vectors(np.array([row.id])))), served)
-        if served.classifier is not None
-        else None
-    )
+    vector = unit_vectors(served.index.lookup.vectors(np.array([row.id])))[0]
+    shares = classified(served, vector).classes if served.classifier is not None else []
     remote = "://" in path
     modified = None if remote else datetime.fromtimestamp(row.mtime_ns // 10**9, UTC).isoformat()
     return models.Details(
@@ -63,19 +69,15 @@ def details(served: Served, row: Row) -> models.Details:
         size=row.size,
         modified=modified,
         content_hash=row.content_hash,
-        classes=shares.classes if shares else [],
+        classes=shares,
         predicted=None,
     )
 
 
-def predictions(served: Served, vectors_QD: NDArray[np.float32]) -> Predicted:
+def classified(served: Served, vector_D: NDArray[np.float32]) -> models.Classified:
+    """What the classifier, which there must be, makes of an image."""
     assert served.classifier is not None
-    return served.classifier.predict(vectors_QD)
-
-
-def classified(found: Predicted, served: Served) -> models.Classified:
-    """Of the first image."""
-    assert served.classifier is not None
+    found = served.classifier.predict(vector_D[None])
     best = np.argsort(-found.probabilities_QC[0], kind="stable")[:_CLASSES].tolist()
     return models.Classified(
         classes=[
@@ -93,7 +95,7 @@ def predicted(served: Served, vectors_QD: NDArray[np.float32]) -> list[models.Pr
     """Of each, its likeliest class; None without a classifier."""
     if served.classifier is None:
         return [None] * len(vectors_QD)
-    found = predictions(served, vectors_QD)
+    found = served.classifier.predict(vectors_QD)
     best_Q = found.probabilities_QC.argmax(1)
     rows = zip(best_Q.tolist(), found.probabilities_QC.max(1).tolist(), found.unlike_Q.tolist(), strict=True)
     classes = served.classifier.info.classes

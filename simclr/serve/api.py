@@ -1,6 +1,6 @@
 """The routes: check what is asked, call one function, answer. Images are found by their ids in the manifest, never by a path."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from functools import partial
 from pathlib import Path
@@ -14,10 +14,11 @@ from numpy.typing import NDArray
 from pydantic import BaseModel
 
 import simclr
+from simclr.embed.shards import Row
 from simclr.embed.where import COLUMNS
 from simclr.serve import answers, models
 from simclr.serve.asking import Search
-from simclr.serve.collection import Collection, Served
+from simclr.serve.collection import Collection
 from simclr.serve.edge import Edge
 from simclr.serve.guard import COOKIE, Guard
 from simclr.serve.limits import Limits, Refused
@@ -99,11 +100,10 @@ def _add_search(app: FastAPI, services: Services) -> None:
                 exclude_self=body.exclude_self,
             )
         )
-        hits = answers.hits(served, answer.hits, classes=body.classes)
-        of_query = None
-        if len(like) + len(vectors) == 1 and not body.unlike:
-            (of_query,) = answers.predicted(served, answer.query[None])
-        return _json(models.Found(hits=hits, predicted=of_query, generation=served.generation))
+        one = len(like) + len(vectors) == 1 and not body.unlike
+        make = partial(answers.found, served, answer, classes=body.classes, of_query=one)
+        # what the classifier makes of a thousand hits may take seconds: others are answered meanwhile
+        return _json(make() if served.classifier is None else await services.look_up(make))
 
     @app.post(
         "/classify",
@@ -123,7 +123,7 @@ def _add_search(app: FastAPI, services: Services) -> None:
         else:
             row = await services.row(served, body.id)
             vector = served.index.vectors([row.id])[0]
-        return _json(answers.classified(answers.predictions(served, vector[None]), served))
+        return _json(await services.look_up(partial(answers.classified, served, vector)))
 
 
 def _check_examples(like: list[int], body: models.SearchRequest, files: Files) -> None:
@@ -159,7 +159,8 @@ def _add_images(app: FastAPI, services: Services) -> None:
     async def image(id: ImageId, request: Request) -> Response:
         """The image itself; as JPEG where its kind is one that browsers do not show."""
         served = services.now
-        return await _shown(request, partial(services.original, served, id), served, id, services, "")
+        row = await services.row(served, id)
+        return await _shown(request, row, "", partial(services.original, served, row))
 
     @app.get("/images/{id}/details", response_model=models.Details)
     async def details(id: ImageId) -> Response:
@@ -178,9 +179,8 @@ def _add_images(app: FastAPI, services: Services) -> None:
         if size not in SIZES:
             raise Refused(422, f"size {size}: use one of {', '.join(map(str, SIZES))}.")
         served = services.now
-        return await _shown(
-            request, partial(services.thumbnail, served, id, size), served, id, services, f"-{size}"
-        )
+        row = await services.row(served, id)
+        return await _shown(request, row, f"-{size}", partial(services.thumbnail, served, row, size))
 
 
 def _page_of(
@@ -192,18 +192,14 @@ def _page_of(
     return ids[offset : offset + limit], len(ids)
 
 
-async def _shown(
-    request: Request, make: Any, served: Served, id: int, services: Services, variant: str
-) -> Response:
+async def _shown(request: Request, row: Row, variant: str, make: Callable[[], Awaitable[Shown]]) -> Response:
     """With a tag by which a browser asks whether what it has is still right, and no rights of its own."""
-    row = await services.row(served, id)
     tag = f'"{row.content_hash[:32]}{variant}"'
     headers = _IMAGE_POLICY | {"etag": tag, "cache-control": "private, max-age=300"}
     if request.headers.get("if-none-match") == tag:
         return Response(status_code=304, headers=headers)
-    _, shown = await make()
-    picture: Shown = shown
-    return Response(picture.data, media_type=picture.media_type, headers=headers)
+    shown = await make()
+    return Response(shown.data, media_type=shown.media_type, headers=headers)
 
 
 def _add_views(app: FastAPI, services: Services) -> None:

@@ -141,11 +141,11 @@ class Collection:
         return Served(index, classifier)
 
     def _encoder_ready(self, served: Served, before: Served | None) -> None:
-        """Load it, or take that of before: it is the same unless the vectors are of another one."""
+        """Take that of before: it is the same unless the vectors are of another one. Else load it, or say why not."""
+        holder = served
         if before is not None and before.index.info.identity == served.index.info.identity:
-            served.index.encoder = before.index.encoder
-        else:
-            served.index.encoder  # noqa: B018 - loads it, or says why not
+            holder = before
+        served.index.encoder = holder.index.encoder
 
     def _stamps(self) -> _Stamps:
         """What tells that a file has been replaced."""

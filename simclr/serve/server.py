@@ -5,6 +5,7 @@ import logging
 import signal
 import socket
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -45,12 +46,15 @@ def serve(
             f"--host {host} can be reached from other machines: give a --token, or use 127.0.0.1 for this machine alone."
         )
     limits = Limits(rate=rate if rate is not None else 0.0 if is_loopback(host) else _RATE_ELSEWHERE)
-    uvicorn = _uvicorn()
-    from simclr.serve.api import create_app
-    from simclr.serve.patience import patient
-
     with _listening(host, port) as listener:
-        collection = Collection.open(path, store=store, model=model, classifier=classifier)
+        # index and encoder are loaded by other libraries while Python imports ours: half a second less to the first answer
+        with ThreadPoolExecutor(1) as pool:
+            opening = pool.submit(Collection.open, path, store=store, model=model, classifier=classifier)
+            uvicorn = _uvicorn()
+            from simclr.serve.api import create_app
+            from simclr.serve.patience import patient
+
+            collection = opening.result()
         collection.watch(note)
         hosts = frozenset({"127.0.0.1", "localhost", "::1", host})
         app = create_app(

@@ -96,15 +96,13 @@ class Services:
             for data in files
         ]
 
-    async def original(self, served: Served, id: int) -> tuple[Row, Shown]:
+    async def original(self, served: Served, row: Row) -> Shown:
         """Raises Refused."""
-        row = await self.row(served, id)
-        return row, await self._files.run(partial(original, served, row))
+        return await self._files.run(partial(original, served, row))
 
-    async def thumbnail(self, served: Served, id: int, size: int) -> tuple[Row, Shown]:
+    async def thumbnail(self, served: Served, row: Row, size: int) -> Shown:
         """Raises Refused."""
-        row = await self.row(served, id)
-        return row, await self._files.run(partial(thumbnail, served, row, size, self._thumbnails))
+        return await self._files.run(partial(thumbnail, served, row, size, self._thumbnails))
 
     async def row(self, served: Served, id: int) -> Row:
         """Raises Refused where there is no such image."""

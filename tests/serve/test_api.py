@@ -181,6 +181,35 @@ def test_many_searches_at_once_are_answered_each_with_its_own(client, index):
 # ---- classify
 
 
+def test_others_are_answered_while_a_classifier_takes_its_time(client_of, classifier, id_of, monkeypatch):
+    """What it makes of many hits, of an image, and of one's details."""
+    from concurrent.futures import ThreadPoolExecutor
+    from threading import Event
+
+    from simclr.classify.classifier import Classifier
+
+    client, go, predict = client_of(classifier=classifier), Event(), Classifier.predict
+
+    def slowly(self, vectors):
+        assert go.wait(30)
+        return predict(self, vectors)
+
+    monkeypatch.setattr(Classifier, "predict", slowly)
+    id = id_of("red_dark")
+    asks = [
+        lambda: client.post("/search", json={"id": id, "classes": True}),
+        lambda: client.post("/classify", json={"id": id}),
+        lambda: client.get(f"/images/{id}/details"),
+    ]
+    with ThreadPoolExecutor(3) as threads:
+        waiting = [threads.submit(ask) for ask in asks]
+        time.sleep(0.2)
+        assert client.get("/healthz").status_code == 200
+        assert not any(each.done() for each in waiting)
+        go.set()
+        assert [each.result().status_code for each in waiting] == [200, 200, 200]
+
+
 def test_classes_of_an_upload_come_with_their_probabilities(client_of, classifier):
     found = client_of(classifier=classifier).post("/classify", files={"file": photo(BLUE)}).json()
     assert [share["label"] for share in found["classes"]] == ["cold", "warm"]

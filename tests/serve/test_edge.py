@@ -118,7 +118,7 @@ def test_an_error_inside_shows_no_trace_to_the_client_and_all_to_the_operator(
     def broken(*words, **more):
         raise RuntimeError("/secret/path is broken")
 
-    monkeypatch.setattr("simclr.serve.answers.hits", broken)
+    monkeypatch.setattr("simclr.serve.answers.found", broken)
     answer = client.post("/search", json={"id": id_of("red_dark")})
     assert answer.status_code == 500
     assert detail(answer) == "something went wrong here (RuntimeError)."
