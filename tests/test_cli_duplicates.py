@@ -88,7 +88,7 @@ def test_a_line_for_each_group_and_the_counts(store, pictures):
     assert (
         lines[-1] == f"3 groups of copies among 33 images; 3 images could go (1 exact, 2 near), {size:.1f} kB"
     )
-    assert "threshold 0.9995, as given" in err
+    assert "threshold: a cosine of 0.9995, as given" in err
     assert "out.faiss: no such index; one is built for this" in err
 
 
@@ -101,7 +101,7 @@ def test_auto_chooses_a_threshold_and_says_what_it_finds(store):
     code, out, err = run("duplicates", store)
     assert code == 0 and "exact)" in out and " near)" in out
     assert re.search(
-        r"^threshold (0\.\d{6}|1\.000000), chosen by copies made of 32 images of the store; of these it finds:$",
+        r"^threshold: a likeness of 0\.\d{4}, chosen by copies made of 32 images of the store; of these it finds:$",
         err,
         re.M,
     )

@@ -1,8 +1,8 @@
-"""Planted copies of a store's own images, and how near they and the other images come to it: by which a threshold is chosen.
+"""Planted copies of a store's own images, and how alike they and the other images look: by which a cut is chosen.
 
 Some images are read again, changed as people and web sites change them, and embedded with the encoder in the store.
 
-Shape letters: S = images copied, M = images of a larger sample, C = kinds of copies, L = nearest others, D = width.
+Shape letters: S = images copied, M = images of a larger sample, C = kinds of copies, K = nearest others, D = width.
 """
 
 from collections.abc import Callable
@@ -10,17 +10,20 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from io import BytesIO
 
-import blake3
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageEnhance, ImageOps
 
+from simclr.classify.cut import Cut, choose
 from simclr.classify.duplicates import Facts
-from simclr.classify.threshold import FEWEST, NEIGHBOURS, Cut, choose
+from simclr.classify.looking import NEAREST, looks_of
+from simclr.classify.looks import all_alike, small_picture, views
+from simclr.classify.near import nearest_contents
+from simclr.classify.small_pictures import SmallPictures, bytes_of
 from simclr.cpus import available_cpus
 from simclr.embed.index.library import unit_vectors
+from simclr.embed.index.neighbours import Finder
 from simclr.embed.lookup import Lookup
-from simclr.embed.recall import Exact
 from simclr.embed.shards import Row, numbers
 from simclr.embed.store import Store
 from simclr.errors import EncoderMismatch, ImageError, SimclrError
@@ -70,85 +73,98 @@ KINDS: dict[str, Callable[[Image.Image], Image.Image]] = {
 }
 
 
-def chosen_cut(store: Store, facts: Facts, lookup: Lookup, *, seed: int = 0, progress: Progress) -> Cut:
-    """The threshold for a store's images. The same for the same store, encoder and seed.
-
-    Raises ImageError where they cannot be read any more, ConfigError where they are too few, EncoderMismatch.
-    """
-    distinct = np.unique(facts.firsts)
-    sample = np.random.Generator(np.random.PCG64(seed)).permutation(distinct)[:SAMPLED]
-    if len(distinct) < FEWEST:  # `choose` says so, before anything is read
-        return choose(np.ones((1, 1), np.float32), np.ones((len(distinct), len(distinct) - 1), np.float32))
-    planted_SC = planted(store, facts.ids[sample[:COPIED]], lookup, progress=progress)
-    return choose(planted_SC, nearest_others(store, facts, lookup, sample))
+def chosen_cut(
+    store: Store,
+    facts: Facts,
+    lookup: Lookup,
+    finder: Finder,
+    pictures: SmallPictures,
+    *,
+    seed: int = 0,
+    progress: Progress,
+) -> Cut:
+    """The cut for a store's images. The same for the same store, encoder, index and seed. Raises as `planted`."""
+    seen = np.flatnonzero(pictures.seen_N)
+    sample = np.random.Generator(np.random.PCG64(seed)).permutation(seen)[:SAMPLED]
+    planted_SC, reached_SC = planted(store, facts, sample[:COPIED], finder, pictures, progress=progress)
+    nearest_MK, further_MF = others(facts, lookup, finder, pictures, sample)
+    return choose(planted_SC, reached_SC, nearest_MK, further_MF)
 
 
 def planted(
-    store: Store, ids: NDArray[np.int64], lookup: Lookup, *, progress: Progress
-) -> NDArray[np.float32]:
-    """(S, C) cosines of copies, made now, to the stored vectors of these images, less those that have changed or gone since.
+    store: Store,
+    facts: Facts,
+    places_S: NDArray[np.int64],
+    finder: Finder,
+    pictures: SmallPictures,
+    *,
+    progress: Progress,
+) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
+    """(S, C) how alike copies, made now, look to these images, and whether an image is among the nearest of its copy.
 
-    Raises ImageError, naming the first, where that is more than half of them.
+    Less those that cannot be read any more. Raises EncoderMismatch, ImageError if none can.
     """
     encoder = Encoder.open(store.model)
     if encoder.identity != store.info.identity:
         raise EncoderMismatch(
             f"{store.model}: is encoder {encoder.identity[:8]}, but the vectors of the store were made by {store.info.identity[:8]}. "
-            "Choose the threshold yourself: --threshold COSINE"
+            "Compare vectors alone: --threshold COSINE"
         )
-    rows = _rows(store, ids)
-    found: list[NDArray[np.float32]] = []
-    lost: list[str] = []
-    progress(0, len(ids), "")
+    rows = _rows(store, facts.ids[places_S])
+    alike, reached = [np.empty((0, len(KINDS)), np.float32)], [np.empty((0, len(KINDS)), np.bool_)]
+    progress(0, len(places_S), "")
     with ThreadPoolExecutor(available_cpus()) as pool:
-        for start in range(0, len(ids), _TOGETHER):
-            part = ids[start : start + _TOGETHER]
-            made = list(pool.map(partial(_made, store, encoder.recipe), [rows[int(id)] for id in part]))
-            lost += [each for each in made if isinstance(each, str)]
-            kept = [place for place, each in enumerate(made) if not isinstance(each, str)]
+        for start in range(0, len(places_S), _TOGETHER):
+            part = places_S[start : start + _TOGETHER]
+            made = list(
+                pool.map(partial(_made, store, encoder.recipe), [rows[int(id)] for id in facts.ids[part]])
+            )
+            kept = [(place, *copies) for place, copies in zip(part, made, strict=True) if copies is not None]
             if kept:
-                pixels = np.concatenate([each for each in made if not isinstance(each, str)])
-                vectors_SCD = encoder.encode(pixels).reshape(len(kept), len(KINDS), -1)
-                stored_SD = unit_vectors(lookup.vectors(part[kept]))
-                found.append(np.einsum("scd,sd->sc", vectors_SCD, stored_SD))
-            progress(start + len(part), len(ids), "")
-    if 2 * len(lost) > len(ids):
+                vectors = encoder.encode(np.concatenate([pixels for _, pixels, _ in kept]))
+                found = nearest_contents(facts, finder, vectors, np.full(len(vectors), -1), NEAREST)
+                of = np.array([place for place, _, _ in kept])
+                reached.append((found.reshape(len(kept), len(KINDS), -1) == of[:, None, None]).any(2))
+                alike += [
+                    all_alike(views(pictures.pictures[[place]]), views(small)) for place, _, small in kept
+                ]
+            progress(start + len(part), len(places_S), "")
+    if len(alike) == 1:
         raise ImageError(
-            f"{lost[0]}, and so it is with {len(lost):,} of {len(ids):,} images that a threshold would be chosen by. "
-            "Bring the store in step with `simclr embed`, or give a threshold: --threshold 0.95"
+            f"{store.folder}: none of its images can be read any more. Compare vectors alone: --threshold 0.95"
         )
-    return np.concatenate(found)
+    return np.concatenate(alike), np.concatenate(reached)
 
 
-def nearest_others(
-    store: Store, facts: Facts, lookup: Lookup, places_M: NDArray[np.int64]
-) -> NDArray[np.float32]:
-    """(M, L) exact cosines to the nearest images of other contents, best first; each content counts once."""
-    firsts = facts.ids[np.unique(facts.firsts)]
-    queries_MD = unit_vectors(lookup.vectors(facts.ids[places_M]))
-    exact = Exact(queries_MD, k=min(2 * NEIGHBOURS + 1, len(firsts)))
-    for ids, vectors in store.blocks():
-        first = np.isin(ids, firsts)
-        if first.any():
-            exact.show(ids[first], vectors[first])
-    similarities, found = exact.neighbours
-    own = found == facts.ids[places_M][:, None]
-    own[~own.any(1), -1] = True  # as near as more others than were kept
-    others: NDArray[np.float32] = similarities[~own].reshape(len(places_M), -1)
-    return others
+def others(
+    facts: Facts,
+    lookup: Lookup,
+    finder: Finder,
+    pictures: SmallPictures,
+    places_M: NDArray[np.int64],
+) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """(M, K) and (M, F) how alike the nearest others look, and as many after them; of few images half of the others each. -1 where unseen."""
+    count = min(2 * NEAREST, int(pictures.seen_N.sum()) - 1)
+    found_MK = nearest_contents(
+        facts, finder, unit_vectors(lookup.vectors(facts.ids[places_M])), facts.contents[places_M], count
+    )
+    alike_MK = looks_of(pictures, np.repeat(places_M, count), pictures, found_MK.ravel()).reshape(
+        len(places_M), count
+    )
+    return alike_MK[:, : -(-count // 2)], alike_MK[:, -(-count // 2) :]
 
 
-def _made(store: Store, recipe: Recipe, row: Row) -> NDArray[np.uint8] | str:
-    """(C, size, size, 3) pixels of the copies; or why there are none."""
+def _made(store: Store, recipe: Recipe, row: Row) -> tuple[NDArray[np.uint8], NDArray[np.uint8]] | None:
+    """(C, size, size, 3) pixels for the encoder, and small pictures, of the copies; None where the image cannot be read any more."""
     try:
-        data = store.read(row)
-        if blake3.blake3(data).hexdigest() != row.content_hash:
-            return f"{store.path(row)}: has changed since it was embedded"
         # no more pixels than half of them need
-        image = decode(data, enough=lambda w, h: min(w, h, 2 * recipe.enough(w, h))).image
-        return np.stack([recipe.apply(change(image)) for change in KINDS.values()])
-    except SimclrError as exc:
-        return f"{store.path(row)}: {str(exc).rstrip('.')}"
+        image = decode(bytes_of(store, row), enough=lambda w, h: min(w, h, 2 * recipe.enough(w, h))).image
+    except SimclrError:
+        return None
+    copies = [change(image) for change in KINDS.values()]
+    return np.stack([recipe.apply(copy) for copy in copies]), np.stack(
+        [small_picture(copy) for copy in copies]
+    )
 
 
 def _rows(store: Store, ids: NDArray[np.int64]) -> dict[int, Row]:

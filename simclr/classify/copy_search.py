@@ -1,8 +1,12 @@
 """A store -> groups of copies in it; two stores -> images of one that the other has, too. Reads top to bottom; deletes nothing.
 
+By a threshold that is given, images are copies whose vectors are that near. Else by their looks: vectors propose, small pictures decide.
+
 Shape letters: N = images of a store, Q = images of the other one, M = images whose nearest other is known.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,10 +14,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from simclr.classify.copies import chosen_cut
+from simclr.classify.cut import Cut
 from simclr.classify.duplicates import ROUNDING, Components, Facts, Group, grouped
+from simclr.classify.looking import look_at
+from simclr.classify.looks import pictures_alike
 from simclr.classify.near import Note, Show, facts_of, finder_in_step, finder_of, near_pairs, nearest_in
-from simclr.classify.threshold import Cut
+from simclr.classify.small_pictures import SmallPictures, small_pictures
 from simclr.embed.index.library import unit_vectors
+from simclr.embed.index.neighbours import Finder
 from simclr.embed.lookup import Lookup
 from simclr.embed.store import Store
 from simclr.errors import ConfigError, EncoderMismatch, ImageError
@@ -25,11 +33,12 @@ class Duplicates:
 
     facts: Facts
     threshold: float
+    """A cosine, if it was given; else a likeness, see `looks.alike`."""
     cut: Cut | None
     """What the threshold was chosen by; None where it was given."""
     groups: list[Group]
     nearest_M: NDArray[np.float32]
-    """Cosines of images to the nearest of another content, each content once."""
+    """How alike the nearest of another content is to each, each content once."""
 
     @property
     def exact(self) -> int:
@@ -48,7 +57,7 @@ class Duplicates:
 
 @dataclass(frozen=True, eq=False)
 class Leaks:
-    """Images of another store that have a copy in a store: ids and cosines (L,), by rising id."""
+    """Images of another store that have a copy in a store: ids and similarities (L,), by rising id; `threshold`, `cut` as of Duplicates."""
 
     threshold: float
     cut: Cut | None
@@ -57,11 +66,12 @@ class Leaks:
     others: NDArray[np.int64]
     """Ids of the other store."""
     ids: NDArray[np.int64]
-    """The copy in the store: of equal content where there is one, else the nearest; the lowest id of equal ones."""
+    """The copy in the store: of equal content where there is one, else the most alike; the lowest id of equal ones."""
     similarities: NDArray[np.float64]
+    """1 of exact copies."""
     exact: NDArray[np.bool_]
     nearest_M: NDArray[np.float32]
-    """Cosines of the other's images to the nearest of another content, as far as known."""
+    """How alike the most alike of another content is to each of the other's images, as far as known."""
 
     @property
     def share(self) -> float:
@@ -72,28 +82,48 @@ class Leaks:
 def find_duplicates(
     store: Store, *, threshold: float | None, index: Path | None = None, note: Note, show: Show
 ) -> Duplicates:
-    """`threshold`: a cosine in (0, 1]; None chooses one by planted copies. `index`: of the store; see `near.finder_in_step`.
+    """`threshold`: a cosine in (0, 1]; None compares looks. `index`: of the store; see `near.finder_in_step`.
 
-    Raises ImageError (an empty store; images that cannot be read again), ConfigError (too few of them to choose by),
-    ArtifactError, EncoderMismatch.
+    Raises ImageError (an empty store; images that cannot be read again), ConfigError, ArtifactError, EncoderMismatch.
     """
     _filled(store)
     (facts,) = facts_of(store)
     lookup = Lookup(store)
     in_step = finder_in_step(store, lookup, index)
-    cut = None if threshold is not None else _chosen(store, facts, lookup, show=show)
-    threshold = cut.threshold if cut is not None else _checked(threshold)
     components = Components(len(facts.ids))
     components.join(np.arange(len(facts.ids)), facts.firsts)
     nearest: list[NDArray[np.float32]] = []
-    with finder_of(store, lookup, in_step, note=note, show=show) as finder, show("comparing") as update:
-        for near in near_pairs(store, facts, finder, lookup, threshold, progress=update):
-            components.join(np.searchsorted(facts.ids, near.one_P), np.searchsorted(facts.ids, near.other_P))
-            nearest.append(near.nearest_Q)
-    groups = grouped(
-        facts, components, threshold, lambda places: unit_vectors(lookup.vectors(facts.ids[places]))
-    )
-    return Duplicates(facts, threshold, cut, groups, _known(nearest))
+    if threshold is not None:
+        _check(threshold)
+        with finder_of(store, lookup, in_step, note=note, show=show) as finder, show("comparing") as update:
+            for near in near_pairs(store, facts, finder, lookup, threshold, progress=update):
+                components.join(
+                    np.searchsorted(facts.ids, near.one_P), np.searchsorted(facts.ids, near.other_P)
+                )
+                nearest.append(near.nearest_Q)
+        groups = grouped(
+            facts, components, threshold, lambda places: unit_vectors(lookup.vectors(facts.ids[places]))
+        )
+        return Duplicates(facts, threshold, None, groups, _known(nearest))
+    with (
+        finder_of(store, lookup, in_step, note=note, show=show) as finder,
+        _pictures(store, facts, note=note, show=show) as pictures,
+    ):
+        cut = _chosen(store, facts, lookup, finder, pictures, show=show)
+        with show("comparing") as update:
+            for looked in look_at(store, facts, pictures, finder, facts, pictures, progress=update):
+                row, column = np.nonzero(looked.alike_QK >= cut.threshold)
+                components.join(looked.places_Q[row], looked.found_QK[row, column])
+                nearest.append(looked.alike_QK.max(1, initial=-1))
+        firsts_N = facts.firsts
+        groups = grouped(
+            facts,
+            components,
+            cut.threshold,
+            lambda places: pictures.pictures[firsts_N[places]],
+            pictures_alike,
+        )
+    return Duplicates(facts, cut.threshold, cut, groups, _known(nearest))
 
 
 def find_leaks(
@@ -114,30 +144,44 @@ def find_leaks(
     facts, theirs = facts_of(store, other)
     lookup = Lookup(store)
     in_step = finder_in_step(store, lookup, index)
-    cut = None if threshold is not None else _chosen(store, facts, lookup, show=show)
-    threshold = cut.threshold if cut is not None else _checked(threshold)
+    cut = None
+    copies_Q = np.full(len(theirs.ids), -1)
+    """Ids in the store."""
+    similarity_Q = np.full(len(theirs.ids), -np.inf)
+    if threshold is not None:
+        _check(threshold)
+        with finder_of(store, lookup, in_step, note=note, show=show) as finder, show("comparing") as update:
+            for block_ids, found, near in nearest_in(finder, other, progress=update):
+                places = np.searchsorted(theirs.ids, block_ids)
+                copies_Q[places], similarity_Q[places] = found, near
+    else:
+        with (
+            finder_of(store, lookup, in_step, note=note, show=show) as finder,
+            _pictures(store, facts, note=note, show=show) as ours,
+            _pictures(other, theirs, note=note, show=show) as pictures,
+        ):
+            cut = _chosen(store, facts, lookup, finder, ours, show=show)
+            threshold = cut.threshold
+            with show("comparing") as update:
+                for looked in look_at(other, theirs, pictures, finder, facts, ours, progress=update):
+                    best = looked.alike_QK.argmax(1)[:, None]
+                    found = np.take_along_axis(looked.found_QK, best, axis=1)[:, 0]
+                    copies_Q[looked.places_Q] = np.where(found >= 0, facts.ids[found], -1)
+                    similarity_Q[looked.places_Q] = np.take_along_axis(looked.alike_QK, best, axis=1)[:, 0]
+        firsts_Q = theirs.firsts
+        copies_Q, similarity_Q = copies_Q[firsts_Q], similarity_Q[firsts_Q]
     twins_Q = _first_with(facts.contents, theirs.contents)
-    others, ids, similarities = [], [], []
-    with finder_of(store, lookup, in_step, note=note, show=show) as finder, show("comparing") as update:
-        for block_ids, found, near in nearest_in(finder, other, progress=update):
-            others.append(block_ids)
-            ids.append(found)
-            similarities.append(near)
-    order = np.argsort(np.concatenate(others))
-    id_Q, similarity_Q = np.concatenate(ids)[order], np.concatenate(similarities)[order]
     exact_Q = twins_Q >= 0
-    nearest = similarity_Q[~exact_Q]
-    cosine_Q = similarity_Q.astype(np.float64)
-    id_Q[exact_Q] = facts.ids[twins_Q[exact_Q]]
-    cosine_Q[exact_Q] = _between(store, other, id_Q[exact_Q], theirs.ids[exact_Q])
-    leaking_Q = exact_Q | (cosine_Q >= threshold - ROUNDING)
+    nearest = similarity_Q[~exact_Q].astype(np.float32)
+    copies_Q[exact_Q], similarity_Q[exact_Q] = facts.ids[twins_Q[exact_Q]], 1
+    leaking_Q = exact_Q | (similarity_Q >= threshold - ROUNDING)
     return Leaks(
         threshold,
         cut,
         len(theirs.ids),
         theirs.ids[leaking_Q],
-        id_Q[leaking_Q],
-        np.clip(cosine_Q[leaking_Q], -1, 1).round(6),
+        copies_Q[leaking_Q],
+        np.clip(similarity_Q[leaking_Q], -1, 1).round(6),
         exact_Q[leaking_Q],
         _known([nearest]),
     )
@@ -148,19 +192,20 @@ def threshold_of(words: str) -> float | None:
     if words.strip().lower() == "auto":
         return None
     try:
-        return _checked(float(words))
+        threshold = float(words)
     except ValueError:
         raise ConfigError(
             f"--threshold {words!r} is no number. Use auto, or a cosine such as 0.95."
         ) from None
+    _check(threshold)
+    return threshold
 
 
-def _checked(threshold: float | None) -> float:
-    if threshold is None or not 0 < threshold <= 1:
+def _check(threshold: float) -> None:
+    if not 0 < threshold <= 1:
         raise ConfigError(
             f"--threshold ({threshold:g}) must be more than 0 and at most 1. Use auto, or a cosine such as 0.95."
         )
-    return threshold
 
 
 def _filled(store: Store) -> None:
@@ -170,9 +215,21 @@ def _filled(store: Store) -> None:
         )
 
 
-def _chosen(store: Store, facts: Facts, lookup: Lookup, *, show: Show) -> Cut:
+@contextmanager
+def _pictures(store: Store, facts: Facts, *, note: Note, show: Show) -> Iterator[SmallPictures]:
+    with small_pictures(store, facts, show=show) as pictures:
+        if pictures.lost:
+            note(
+                f"{pictures.lost:,} images of {store.folder} have gone or changed since they were embedded: of these only exact copies are found"
+            )
+        yield pictures
+
+
+def _chosen(
+    store: Store, facts: Facts, lookup: Lookup, finder: Finder, pictures: SmallPictures, *, show: Show
+) -> Cut:
     with show("planting copies") as update:
-        return chosen_cut(store, facts, lookup, progress=update)
+        return chosen_cut(store, facts, lookup, finder, pictures, progress=update)
 
 
 def _first_with(contents_N: NDArray[np.int64], wanted_Q: NDArray[np.int64]) -> NDArray[np.int64]:
@@ -182,20 +239,7 @@ def _first_with(contents_N: NDArray[np.int64], wanted_Q: NDArray[np.int64]) -> N
     return np.where(values[place] == wanted_Q, first[place], -1)
 
 
-def _between(
-    store: Store, other: Store, ids_P: NDArray[np.int64], others_P: NDArray[np.int64]
-) -> NDArray[np.float32]:
-    """(P,) cosines of an image of each store."""
-    one, two = Lookup(store), Lookup(other)
-    found = np.empty(len(ids_P), np.float32)
-    for start in range(0, len(ids_P), 4096):
-        part = slice(start, start + 4096)
-        vectors = unit_vectors(one.vectors(ids_P[part])), unit_vectors(two.vectors(others_P[part]))
-        found[part] = np.einsum("pd,pd->p", *vectors)
-    return found
-
-
 def _known(nearest: list[NDArray[np.float32]]) -> NDArray[np.float32]:
     every = np.concatenate([np.empty(0, np.float32), *nearest])
-    known: NDArray[np.float32] = every[np.isfinite(every)]
+    known: NDArray[np.float32] = every[every > -1]  # -1: nothing to be compared with
     return known

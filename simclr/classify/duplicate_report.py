@@ -12,9 +12,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from simclr.classify.copies import KINDS
+from simclr.classify.cut import Cut
 from simclr.classify.duplicate_words import size_words
 from simclr.classify.figures import INK, as_svg, canvas, tone
-from simclr.classify.threshold import Cut
 from simclr.embed.gallery import Row, Tile, picture_page
 from simclr.html_page import html_table
 
@@ -24,7 +24,7 @@ _TILES = 24
 """Copies of a group that are on the page."""
 _BINS = 60
 _TICKS = (1.0, 0.5, 0.2, 0.1, 0.05, 0.02, 0.01, 0.005, 0.002, 1e-3, 1e-4, 1e-5, 1e-6)
-"""Distances, 1 - cosine, whose cosines the axis names."""
+"""Distances that the axis names, as 1 less these."""
 
 
 def groups_page(
@@ -51,7 +51,7 @@ def leaks_page(
 def picture(threshold: float, planted_SC: NDArray[np.float32] | None, nearest_M: NDArray[np.float32]) -> str:
     """Two histograms, planted copies and nearest other images, with the cut as a line. As SVG.
 
-    Over the distance 1 - cosine on a logarithmic scale, the nearest on the right: copies may differ in the fourth decimal.
+    Over the distance, 1 less the cosine or the likeness, on a logarithmic scale, the nearest on the right: copies may differ in the fourth decimal.
     """
     figure, axes = canvas(7.5, 3.6)
     parts = [("nearest other image", nearest_M)]
@@ -71,7 +71,7 @@ def picture(threshold: float, planted_SC: NDArray[np.float32] | None, nearest_M:
     ticks = [tick for tick in _TICKS if least <= tick <= far * 1.05]
     axes.set_xticks(ticks, [f"{1 - tick:.6f}".rstrip("0").rstrip(".") for tick in ticks], fontsize=8)
     axes.minorticks_off()
-    axes.set_xlabel("cosine", color=INK)
+    axes.set_xlabel("cosine" if planted_SC is None else "likeness", color=INK)
     axes.set_ylabel("share of images", color=INK)
     axes.legend(frameon=False, labelcolor=INK, fontsize=8, loc="upper right")
     return as_svg(figure)
@@ -91,8 +91,8 @@ def _page(
         lead += f"<p>At a cosine of {threshold:g}, as given. Blue: how near the nearest image of another content comes to each.</p>\n"
         return picture_page(rows, title=title, lead=lead + picture(threshold, None, nearest_M))
     lead += (
-        f"<p>At a cosine of {threshold:.6f}. Orange: copies made of {len(cut.planted_SC):,} images of the store. Blue: how near the nearest image of another "
-        "content comes to each; those right of the line are taken for copies.</p>\n"
+        f"<p>At a likeness of {threshold:.4f}, 1 being the same small picture. Orange: copies made of {len(cut.planted_SC):,} images of the store. Blue: how "
+        "alike the most alike of the nearest images of another content is to each; those right of the line are taken for copies.</p>\n"
     )
     table = html_table(
         [

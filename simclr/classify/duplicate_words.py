@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 from simclr.artifacts import unwritable, write_atomically
 from simclr.classify.copies import KINDS
 from simclr.classify.copy_search import Duplicates, Leaks
+from simclr.classify.cut import PRECISION, Cut
 from simclr.classify.duplicates import Facts
-from simclr.classify.threshold import PRECISION, Cut
 from simclr.embed.lookup import Lookup
 from simclr.embed.store import Store
 
@@ -103,13 +103,15 @@ def leak_counts(store: Store, other: Store, found: Leaks) -> str:
 def cut_lines(threshold: float, cut: Cut | None) -> list[str]:
     """Where the threshold lies, and what it finds of planted copies."""
     if cut is None:
-        return [f"threshold {threshold:g}, as given"]
+        return [f"threshold: a cosine of {threshold:g}, as given"]
     made = f"{len(cut.planted_SC):,} images of the store"
-    lines = [f"threshold {threshold:.6f}, chosen by copies made of {made}; of these it finds:"]
+    lines = [f"threshold: a likeness of {threshold:.4f}, chosen by copies made of {made}; of these it finds:"]
     lines += [f"  {kind:<13}{100 * share:5.1f} %" for kind, share in zip(KINDS, cut.found_C, strict=True)]
-    if cut.precision < PRECISION:
+    if cut.precision is None:
+        lines.append("  a usual one, since so few images do not tell how alike others look")
+    elif cut.precision < PRECISION:
         lines.append(
-            f"  but about {100 * (1 - cut.precision):.0f} % of what it finds may be other images: this encoder tells no better"
+            f"  but about {100 * (1 - cut.precision):.0f} % of what it finds may be other images: so alike do images look here"
         )
     return lines
 

@@ -196,6 +196,36 @@ def _nearest(
     return best
 
 
+def nearest_contents(
+    facts: Facts, finder: Finder, vectors_QD: NDArray[np.float32], own_Q: NDArray[np.int64], k: int
+) -> NDArray[np.int64]:
+    """(Q, k) places of the nearest images with another content than its own, each content once, by its first image; -1 where there are fewer."""
+    firsts_N = facts.firsts
+    found_QK = np.full((len(vectors_QD), k), -1)
+    open_, depth, most = np.arange(len(vectors_QD)), k + FIRST, min(MOST, len(facts.ids))
+    while len(open_):
+        ids_QR = finder.find(vectors_QD[open_], min(depth, most))[1]
+        places_QR = firsts_N[np.searchsorted(facts.ids, np.maximum(ids_QR, facts.ids[0]))]
+        counts_QR = (
+            (ids_QR >= 0) & (facts.contents[places_QR] != own_Q[open_, None]) & _first_in_row(places_QR)
+        )
+        rank_QR = counts_QR.cumsum(1) - 1
+        row, column = np.nonzero(counts_QR & (rank_QR < k))
+        found_QK[open_[row], rank_QR[row, column]] = places_QR[row, column]
+        open_ = open_[(rank_QR[:, -1] < k - 1) & (depth < most)]
+        depth *= 2
+    return found_QK
+
+
+def _first_in_row(values_QR: NDArray[np.int64]) -> NDArray[np.bool_]:
+    """Whether the value has not been there before in its row."""
+    order_QR = np.argsort(values_QR, axis=1, kind="stable")
+    ranked_QR = np.take_along_axis(values_QR, order_QR, axis=1)
+    found = np.ones(values_QR.shape, np.bool_)
+    np.put_along_axis(found, order_QR[:, 1:], ranked_QR[:, 1:] != ranked_QR[:, :-1], axis=1)
+    return found
+
+
 def nearest_in(
     finder: Finder,
     other: Store,

@@ -174,6 +174,7 @@ class Copies(BaseModel):
     images: int
     """Copies in all of them, without their keepers."""
     threshold: float
+    """Likeness, in 0..1, from which on two images are taken for copies."""
 
 
 class Health(BaseModel):

@@ -23,7 +23,7 @@ def duplicates(
         str,
         typer.Option(
             metavar="auto|COSINE",
-            help="From which cosine on two images are copies; auto finds out with copies that it makes of some.",
+            help="From which cosine on two images are copies; auto looks at the images, and finds out with copies that it makes of some.",
         ),
     ] = "auto",
     csv: Annotated[

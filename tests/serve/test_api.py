@@ -370,10 +370,16 @@ def test_the_map_puts_like_images_near_each_other(client_of, classifier, index):
         assert len(values) == 12 and min(values) >= 0 and max(values) <= 1
 
 
-def test_copies_that_cannot_be_found_are_refused_with_the_reason(client):
-    """Twelve images are too few to choose a threshold by."""
-    answer = wait_for(client, "/copies")
-    assert answer.status_code == 422 and "12" in detail(answer)
+def test_plain_images_are_no_copies_of_one_another(client):
+    found = wait_for(client, "/copies").json()
+    assert (found["groups"], found["total"], found["threshold"]) == ([], 0, 0.96)
+
+
+def test_copies_that_cannot_be_found_are_refused_with_the_reason(client_of, own):
+    photos, index = own
+    photos.rename(photos.with_name("elsewhere"))
+    answer = wait_for(client_of(index), "/copies")
+    assert answer.status_code == 422 and "of 12 images that would be compared" in detail(answer)
 
 
 def test_health_and_metrics_tell_of_this_collection(client, id_of):

@@ -67,7 +67,7 @@ export function copiesIn(act) {
 
 /** @param {object} found @returns {string} */
 export function told(found) {
-  const from = `from a similarity of ${similarity(found.threshold, 3)} on`;
+  const from = `from a likeness of ${similarity(found.threshold, 3)} on`;
   if (!found.total) return `No copies, ${from}.`;
   const all = `${counted(found.images, "copy", "copies")} in ${counted(found.total, "group")}, ${from}`;
   const some = found.total > found.groups.length ? `; the first ${number(found.groups.length)} groups are here` : "";
