@@ -43,12 +43,14 @@ Progress = Callable[[int, int, str], None]
 
 
 class Embeds(Protocol):
-    """What embedding needs: `Lane` in this process, `Workers` in others."""
+    """What embedding needs: `Lane` in this process, `Workers` in others, `Cluster` on other machines."""
 
     identity: str
     width: int
-    memory: int
-    """Bytes of main memory that other processes have held for it at most."""
+
+    @property
+    def memory(self) -> int:
+        """Bytes of main memory that other processes have held for it at most."""
 
     def run(self, tasks: Iterable[Task], known: NDArray[np.uint64]) -> Iterator[Done]: ...
 

@@ -47,14 +47,16 @@ class Workers:
         backend: str = "auto",
         precision: str = "auto",
         limits: Limits | None = None,
+        threads: int | None = None,
         note: Note = lambda line: None,
     ) -> None:
-        """Options as of `Encoder.open`. Raises ArtifactError; the model itself is opened by `run`, with the errors of
-        `Encoder.open`."""
+        """Options as of `Encoder.open`; `threads` by default as many as this process has cores. Raises ArtifactError; the model
+        itself is opened by `run`, with the errors of `Encoder.open`."""
         self.model, info = open_folder(model)
         self.identity, self.width = info.encoder.identity, info.encoder.width
         self._backend, self._precision = backend, precision
         self._limits = limits or Limits()
+        self._threads = threads or available_cpus()
         self._note = note
         self.memory = 0
         """Bytes of main memory that the processes have held at most, as they last said."""
@@ -64,9 +66,15 @@ class Workers:
 
         `known`: prefixes of contents that need not be embedded again.
         """
-        crew = _Crew(self._job(known), tasks, note=self._note)
+        with self.crew(known) as crew:
+            yield from crew.results(tasks)
+
+    @contextlib.contextmanager
+    def crew(self, known: NDArray[np.uint64]) -> Iterator["Crew"]:
+        """The processes, for several `Crew.results` one after another."""
+        crew = Crew(self._job(known), note=self._note)
         try:
-            yield from crew.results()
+            yield crew
         finally:
             self.memory = max(self.memory, crew.memory)
             crew.end()
@@ -76,7 +84,7 @@ class Workers:
             model=self.model,
             backend=self._backend,
             precision=self._precision,
-            threads=available_cpus(),
+            threads=self._threads,
             limits=self._limits,
             known=known.tobytes(),
         )
@@ -174,12 +182,12 @@ class _Worker:
             inbox.put((self, message))
 
 
-class _Crew:
-    """The workers of one run."""
+class Crew:
+    """The workers of one run, or of several. Made by `Workers.crew`."""
 
-    def __init__(self, job: Job, tasks: Iterable[Task], *, note: Note) -> None:
+    def __init__(self, job: Job, *, note: Note) -> None:
         self._job = job
-        self._tasks = iter(tasks)
+        self._tasks: Iterator[Task] = iter(())
         self._returned: deque[Task] = deque()
         """Of a worker that had to end, not to blame."""
         self._suspects: deque[Task] = deque()
@@ -192,8 +200,11 @@ class _Crew:
         self._deaths = 0
         self._exhausted = False
 
-    def results(self) -> Iterator[Done]:
-        self._hire(gpu=None)
+    def results(self, tasks: Iterable[Task]) -> Iterator[Done]:
+        """As `Workers.run`. To be gone through to its end before it is called again."""
+        self._tasks, self._exhausted = iter(tasks), False
+        if not self._workers:
+            self._hire(gpu=None)
         while True:
             for worker in self._workers:
                 self._feed(worker)

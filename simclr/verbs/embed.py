@@ -67,6 +67,13 @@ def embed(
     memory: Memory = None,
     recall: Recall = None,
     latency: Latency = None,
+    ray: Annotated[
+        str | None,
+        typer.Option(
+            metavar="auto|ADDRESS",
+            help="Embed on the machines of this Ray cluster; auto: the one that this machine belongs to. See docs/scale.md.",
+        ),
+    ] = None,
     dry_run: Annotated[
         bool,
         typer.Option(
@@ -88,6 +95,7 @@ def embed(
         if index is not None and (index.is_dir() or index.suffix == ".store"):
             raise ConfigError(f"{index}: names a folder. Give the index a file name, such as out.faiss.")
         from simclr.embed import words
+        from simclr.embed.cluster import Cluster
         from simclr.embed.index import update_index
         from simclr.embed.index.budgets import wish_of
         from simclr.embed.lane import Limits
@@ -104,7 +112,11 @@ def embed(
             if own is None:
                 note(f"model: {model}")
         limits = Limits(seconds=file_seconds) if max_pixels is None else Limits(max_pixels, file_seconds)
-        lane = Workers(model, backend=backend, precision=precision, limits=limits, note=note)
+        lane: Workers | Cluster
+        if ray is None or dry_run:
+            lane = Workers(model, backend=backend, precision=precision, limits=limits, note=note)
+        else:
+            lane = Cluster(model, address=ray, backend=backend, precision=precision, limits=limits, note=note)
         selection = Selection(tuple(include or ()), tuple(exclude or ()), follow_links, tuple(forget or ()))
         if dry_run:
             from simclr.embed.forecast import forecast
