@@ -138,7 +138,7 @@ def main() -> None:
         + f"\n\nImages a second: one machine {spread(rates['one'])}; cluster {spread(rates['cluster'])}, {cluster / one:.2f} of it; from its first images on "
         f"{spread(steady)}, {float(np.median(steady)) / one:.2f} of it. 0.7 is asked for.\n"
     )  # fmt: skip
-    data = f"{len(sources):,} images of {options.images.name}/, encoder of {options.model}"
+    data = f"{len(sources):,} images of {options.images.name}/, encoder of {options.model.name}/"
     write("cluster_cpu", claim="A store made on a Ray cluster", data=data, packages=["ray", "onnxruntime"], body=body, keep=not options.quick)  # fmt: skip
 
 

@@ -11,6 +11,7 @@ import os
 import pickle
 import queue
 import socket
+import sys
 import tempfile
 import threading
 import time
@@ -131,19 +132,22 @@ class Cluster:
     @contextlib.contextmanager
     def _connected(self) -> Iterator[None]:
         ray = self._ray
-        try:
-            _knock(self._address)
-            with _silence():
-                ray.init(address=self._address, log_to_driver=False, logging_level=logging.ERROR)
-        except Exception as exc:  # Ray has no common ancestor for these
-            raise ConfigError(
-                f"--ray {self._address}: no cluster there ({reason(exc).rstrip('.')}). Start one with `ray start --head`, and `ray start --address HEAD:6379` on the other machines."
-            ) from exc
-        try:
-            yield
-        finally:
-            if not any(thread.name == _COLLECTOR for thread in threading.enumerate()):
-                ray.shutdown()  # under a thread that still asks Ray it would end this process
+        with contextlib.redirect_stdout(
+            sys.stderr
+        ):  # Ray says there which process has died; ours is for results
+            try:
+                _knock(self._address)
+                with _silence():
+                    ray.init(address=self._address, log_to_driver=False, logging_level=logging.ERROR)
+            except Exception as exc:  # Ray has no common ancestor for these
+                raise ConfigError(
+                    f"--ray {self._address}: no cluster there ({reason(exc).rstrip('.')}). Start one with `ray start --head`, and `ray start --address HEAD:6379` on the other machines."
+                ) from exc
+            try:
+                yield
+            finally:
+                if not any(thread.name == _COLLECTOR for thread in threading.enumerate()):
+                    ray.shutdown()  # under a thread that still asks Ray it would end this process
 
     def _slots(self) -> tuple[int, int, int]:
         """CPUs and GPUs of an actor, and how many of them there is room for."""

@@ -209,4 +209,11 @@ def _asked(url: str, ask: Callable[[], T]) -> T:
     except ImportError as exc:
         raise ConfigError(f"{url}: cannot be opened ({reason(exc)}).") from exc
     except Exception as exc:  # each protocol has its own errors
-        raise ImageError(f"{url}: cannot be reached or read ({reason(exc)}).") from exc
+        raise ImageError(f"{url}: cannot be reached or read ({reason(exc)}).{_advice(exc)}") from exc
+
+
+def _advice(exc: Exception) -> str:
+    """What mends it, where that can be told."""
+    if type(exc).__name__ in ("NoCredentialsError", "PartialCredentialsError"):
+        return " Set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE."
+    return ""
