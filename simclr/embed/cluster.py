@@ -12,19 +12,22 @@ import pickle
 import queue
 import socket
 import sys
-import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from blake3 import blake3
 from numpy.typing import NDArray
 
 import simclr
+from simclr.artifacts import write_atomically
+from simclr.cache_folder import own_folder
 from simclr.embed.lane import Done, Limits, Task, nothing
 from simclr.embed.workers import Workers
 from simclr.embed.writer import files_to_copy
@@ -132,9 +135,8 @@ class Cluster:
     @contextlib.contextmanager
     def _connected(self) -> Iterator[None]:
         ray = self._ray
-        with contextlib.redirect_stdout(
-            sys.stderr
-        ):  # Ray says there which process has died; ours is for results
+        # Ray says there which process has died; ours is for results
+        with contextlib.redirect_stdout(sys.stderr):
             try:
                 _knock(self._address)
                 with _silence():
@@ -232,9 +234,7 @@ class Cluster:
             _quiet(ray.data)
             data = ray.data.from_items(parts, override_num_blocks=len(parts)).map(
                 _Embedder,
-                fn_constructor_kwargs={
-                    "held": [held]
-                },  # in a list: as it is, Ray would fetch it to here and pass its value
+                fn_constructor_kwargs={"held": [held]},  # in a list: else Ray would pass what it stands for
                 compute=ray.data.ActorPoolStrategy(min_size=1, max_size=slots, initial_size=slots),
                 num_cpus=cpus,
                 num_gpus=gpus,
@@ -288,13 +288,8 @@ class _Embedder:
             raise ConfigError(
                 f"{host}: does not see {job.sample}. Mount the folder there at the same place, or give the images as URLs, such as s3://BUCKET/photos."
             )
-        folder = Path(self._open.enter_context(tempfile.TemporaryDirectory(prefix="simclr-")))
-        for name, data in job.files.items():
-            path = folder / name
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_bytes(data)
         workers = Workers(
-            folder,
+            _unpacked(job.files),
             backend=job.backend,
             precision=job.precision,
             limits=job.limits,
@@ -302,6 +297,21 @@ class _Embedder:
             note=self._notes.append,
         )
         self._crew = self._open.enter_context(workers.crew(np.frombuffer(job.known, np.uint64)))
+
+
+def _unpacked(files: dict[str, bytes]) -> Path:
+    """The export folder in this machine's cache, where it stays: an actor is ended without warning. Raises OSError."""
+    digest = blake3(b"".join(blake3(data).digest() for data in files.values())).hexdigest()
+    folder = own_folder("models") / digest[:32]
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, data in files.items():
+        if not (folder / name).exists():
+            write_atomically(folder / name, partial(_write, data))
+    return folder
+
+
+def _write(data: bytes, path: Path) -> None:
+    path.write_bytes(data)
 
 
 def _together(parts: Iterable[Done]) -> Done:
