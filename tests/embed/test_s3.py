@@ -57,11 +57,13 @@ def pictures(tmp_path_factory) -> Path:
 
 
 @pytest.fixture(autouse=True)
-def credentials(monkeypatch) -> None:
+def credentials(monkeypatch) -> Iterator[None]:
     for name, value in {
         "AWS_ACCESS_KEY_ID": "a", "AWS_SECRET_ACCESS_KEY": "b", "AWS_DEFAULT_REGION": "us-east-1", "AWS_EC2_METADATA_DISABLED": "true",
     }.items():  # fmt: skip
         monkeypatch.setenv(name, value)
+    remote._file_system.cache_clear()
+    yield
     remote._file_system.cache_clear()
 
 
