@@ -15,21 +15,16 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
-from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from blake3 import blake3
 from numpy.typing import NDArray
 
 import simclr
-from simclr.artifacts import write_atomically
-from simclr.cache_folder import own_folder
 from simclr.embed.lane import Done, Limits, Task, nothing
-from simclr.embed.workers import Workers
+from simclr.embed.machine import Answer, Machine, Orders
 from simclr.embed.writer import files_to_copy
 from simclr.errors import ConfigError, SimclrError, reason
 from simclr.runtime.model_files import open_folder
@@ -43,35 +38,6 @@ _KNOCK_SECONDS, _ENDING_SECONDS = 10.0, 20.0
 _COLLECTOR = "simclr-ray"
 _SILENT_SECONDS = 60.0
 """After which it is said that nothing comes."""
-
-
-@dataclass(frozen=True)
-class _Job:
-    """What an actor is told."""
-
-    version: str
-    files: dict[str, bytes]
-    """Of the export folder: machines need not share a disk."""
-    backend: str
-    precision: str
-    limits: Limits
-    threads: int
-    known: bytes
-    """Prefixes of contents that need not be embedded again, as uint64."""
-    sample: str
-    """A file that every machine has to see; empty where they are behind URLs."""
-
-
-@dataclass(frozen=True)
-class _Answer:
-    """Of one part."""
-
-    done: Done
-    notes: tuple[str, ...]
-    who: str
-    memory: int
-    error: SimclrError | None = None
-    """That ends the run."""
 
 
 class Cluster:
@@ -120,7 +86,7 @@ class Cluster:
             parts = [{"tasks": pickle.dumps([first, *islice(tasks, size - 1)])}]
             while part := [*islice(tasks, size)]:
                 parts.append({"tasks": pickle.dumps(part)})
-            job = _Job(
+            job = Orders(
                 version=simclr.__version__,
                 files={path.name: path.read_bytes() for path in files_to_copy(self.model)},
                 backend=self._backend,
@@ -171,9 +137,9 @@ class Cluster:
         return cpus, 0, slots
 
     def _answers(
-        self, parts: list[dict[str, bytes]], job: _Job, *, cpus: int, gpus: int, slots: int
+        self, parts: list[dict[str, bytes]], job: Orders, *, cpus: int, gpus: int, slots: int
     ) -> Iterator[Done]:
-        inbox: queue.SimpleQueue[_Answer | Exception | None] = queue.SimpleQueue()
+        inbox: queue.SimpleQueue[Answer | Exception | None] = queue.SimpleQueue()
         held = self._ray.put(job)  # here, so that it outlives every machine but this one
         stop = threading.Event()
         collector = threading.Thread(
@@ -189,7 +155,7 @@ class Cluster:
             stop.set()
             collector.join(_ENDING_SECONDS)  # what Ray Data has running ends with its iterator
 
-    def _heard(self, inbox: "queue.SimpleQueue[_Answer | Exception | None]") -> Iterator[Done]:
+    def _heard(self, inbox: "queue.SimpleQueue[Answer | Exception | None]") -> Iterator[Done]:
         said: set[str] = set()
         heard = time.monotonic()
         while True:
@@ -225,7 +191,7 @@ class Cluster:
         cpus: int,
         gpus: int,
         slots: int,
-        inbox: "queue.SimpleQueue[_Answer | Exception | None]",
+        inbox: "queue.SimpleQueue[Answer | Exception | None]",
         stop: threading.Event,
     ) -> None:
         """In a thread of its own, since Ray waits as long as it takes."""
@@ -233,7 +199,7 @@ class Cluster:
         try:
             _quiet(ray.data)
             data = ray.data.from_items(parts, override_num_blocks=len(parts)).map(
-                _Embedder,
+                Machine,
                 fn_constructor_kwargs={"held": [held]},  # in a list: else Ray would pass what it stands for
                 compute=ray.data.ActorPoolStrategy(min_size=1, max_size=slots, initial_size=slots),
                 num_cpus=cpus,
@@ -246,88 +212,6 @@ class Cluster:
             inbox.put(None)
         except Exception as exc:
             inbox.put(exc)
-
-
-class _Embedder:
-    """The actor on a machine. Lives until its run ends; errors are answers, since Ray would try again."""
-
-    def __init__(self, held: list[Any]) -> None:
-        import ray
-
-        self._notes: list[str] = []
-        self._error: SimclrError | None = None
-        self._open = contextlib.ExitStack()
-        try:
-            self._prepare(ray.get(held[0]))
-        except SimclrError as exc:
-            self._error = exc
-        except OSError as exc:
-            self._error = SimclrError(
-                f"{socket.gethostname()}: {reason(exc)}. Make room there, and run the same command again."
-            )
-
-    def __call__(self, row: dict[str, bytes]) -> dict[str, bytes]:
-        done, error = nothing(), self._error
-        if error is None:
-            try:
-                done = _together(self._crew.results(pickle.loads(row["tasks"])))
-            except SimclrError as exc:
-                error = exc
-        notes, self._notes[:] = tuple(self._notes), []
-        memory = 0 if error else self._crew.memory
-        answer = _Answer(done, notes, f"{socket.gethostname()}:{os.getpid()}", memory, error)
-        return {"answer": pickle.dumps(answer)}
-
-    def _prepare(self, job: _Job) -> None:
-        host = socket.gethostname()
-        if job.version != simclr.__version__:
-            raise ConfigError(
-                f"{host}: has simclr-toolkit {simclr.__version__}, but the command is of {job.version}. Install the same there: pip install simclr-toolkit=={job.version}"
-            )
-        if job.sample and not Path(job.sample).exists():
-            raise ConfigError(
-                f"{host}: does not see {job.sample}. Mount the folder there at the same place, or give the images as URLs, such as s3://BUCKET/photos."
-            )
-        workers = Workers(
-            _unpacked(job.files),
-            backend=job.backend,
-            precision=job.precision,
-            limits=job.limits,
-            threads=job.threads,
-            note=self._notes.append,
-        )
-        self._crew = self._open.enter_context(workers.crew(np.frombuffer(job.known, np.uint64)))
-
-
-def _unpacked(files: dict[str, bytes]) -> Path:
-    """The export folder in this machine's cache, where it stays: an actor is ended without warning. Raises OSError."""
-    digest = blake3(b"".join(blake3(data).digest() for data in files.values())).hexdigest()
-    folder = own_folder("models") / digest[:32]
-    folder.mkdir(parents=True, exist_ok=True)
-    for name, data in files.items():
-        if not (folder / name).exists():
-            write_atomically(folder / name, partial(_write, data))
-    return folder
-
-
-def _write(data: bytes, path: Path) -> None:
-    path.write_bytes(data)
-
-
-def _together(parts: Iterable[Done]) -> Done:
-    """As one."""
-    whole = nothing()
-    vectors = []
-    for part in parts:
-        whole.images += part.images
-        whole.known += part.known
-        whole.failed += part.failed
-        whole.seconds = whole.seconds.plus(part.seconds)
-        if part.images:
-            vectors.append(part.vectors)
-    if vectors:
-        whole.vectors = np.concatenate(vectors)
-    return whole
 
 
 def _ray() -> Any:
