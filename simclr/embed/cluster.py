@@ -35,7 +35,6 @@ Note = Callable[[str], None]
 _ON_CPU, _ON_GPU = 256, 2048
 """Images of a part: seconds of work, so that the pauses between parts do not count, and little is done twice when a machine goes."""
 _KNOCK_SECONDS, _ENDING_SECONDS = 10.0, 20.0
-_COLLECTOR = "simclr-ray"
 _SILENT_SECONDS = 60.0
 """After which it is said that nothing comes."""
 
@@ -104,18 +103,17 @@ class Cluster:
         # Ray says there which process has died; ours is for results
         with contextlib.redirect_stdout(sys.stderr):
             try:
-                _knock(self._address)
-                with _silence():
-                    ray.init(address=self._address, log_to_driver=False, logging_level=logging.ERROR)
+                if not ray.is_initialized():
+                    _knock(self._address)
+                    with _silence():
+                        ray.init(address=self._address, log_to_driver=False, logging_level=logging.ERROR)
             except Exception as exc:  # Ray has no common ancestor for these
                 raise ConfigError(
                     f"--ray {self._address}: no cluster there ({reason(exc).rstrip('.')}). Start one with `ray start --head`, and `ray start --address HEAD:6379` on the other machines."
                 ) from exc
-            try:
-                yield
-            finally:
-                if not any(thread.name == _COLLECTOR for thread in threading.enumerate()):
-                    ray.shutdown()  # under a thread that still asks Ray it would end this process
+            yield
+            # only after a run that has ended: threads of Ray Data that still ask would end this process, before it has said why
+            ray.shutdown()
 
     def _slots(self) -> tuple[int, int, int]:
         """CPUs and GPUs of an actor, and how many of them there is room for."""
@@ -146,7 +144,6 @@ class Cluster:
             target=self._collect,
             args=(parts, held, cpus, gpus, slots, inbox, stop),
             daemon=True,
-            name=_COLLECTOR,
         )
         collector.start()
         try:

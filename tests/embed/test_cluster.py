@@ -8,7 +8,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
-from test_cli import run
 
 import simclr
 from simclr.embed import Lane, Report, Store, embed_sources
@@ -19,7 +18,8 @@ from simclr.errors import ConfigError
 from simclr.runtime import Encoder
 from simclr.sources import Place
 
-pytestmark = pytest.mark.filterwarnings("ignore")  # Ray's own
+# Ray's own warnings; and a driver whose cluster goes ends its whole process
+pytestmark = [pytest.mark.filterwarnings("ignore"), pytest.mark.slow]
 
 COUNT = 150
 NOTHING_KNOWN = np.empty(0, np.uint64)
@@ -49,6 +49,7 @@ def machines() -> Iterator[Machines]:
     pytest.importorskip("ray.data")
     found = Machines()
     yield found
+    sys.modules["ray"].shutdown()
     found.close()
 
 
@@ -171,22 +172,3 @@ def test_a_disk_that_is_full_on_a_machine_is_an_error(model, machines, pictures,
     )
     with pytest.raises(simclr.errors.SimclrError, match=r"File name too long: .* Make room there"):
         on_many(model, pictures, tmp_path / "many.store", machines)
-
-
-def test_nothing_to_do_starts_nothing(model):
-    assert list(Cluster(model, address="127.0.0.1:1").run([], NOTHING_KNOWN)) == []
-
-
-@pytest.mark.parametrize("address", ["127.0.0.1:1", "nonsense"])
-def test_no_cluster_is_one_line_on_how_to_start_one(model, pictures, tmp_path, address):
-    code, _, err = run("embed", pictures, "--store", tmp_path / "o.store", "--model", model, "--ray", address)
-    assert code == 2
-    last = err.splitlines()[-1]
-    assert last.startswith(f"error: --ray {address}: no cluster there (") and "ray start --head" in last
-    assert not (tmp_path / "o.store").exists()
-
-
-def test_without_ray_it_says_what_to_install(model, monkeypatch):
-    monkeypatch.setitem(sys.modules, "ray", None)
-    with pytest.raises(ConfigError, match=r"pip install 'simclr-toolkit\[cluster\]'"):
-        Cluster(model)
