@@ -12,7 +12,12 @@ EVERY = 0.05
 def watched(words: list[str]) -> tuple[float, float, float]:
     """Seconds of `simclr WORDS`; its largest resident set in MB, and how much of it was its own at most: pages of files that it has mapped,
     which the system takes back when it needs them, are not. Both above those of an empty interpreter."""
-    seconds, peak, own = _run(["-m", "simclr", *words])
+    return watched_program(["-m", "simclr", *words])
+
+
+def watched_program(words: list[str]) -> tuple[float, float, float]:
+    """The same of any words to a Python interpreter."""
+    seconds, peak, own = _run(words)
     _, empty, empty_own = _run(["-c", "import time; time.sleep(0.3)"])
     return seconds, peak - empty, own - empty_own
 

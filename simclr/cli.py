@@ -60,12 +60,12 @@ for verb in (
     app.command()(verb)
 
 store_app = typer.Typer(
-    help="Verify and repair a store of vectors; hand it to other tools.",
+    help="Verify and repair a store of vectors; hand it to other tools; copy it to and from a URL.",
     no_args_is_help=True,
     rich_markup_mode=None,
 )
-store_app.command()(store.check)
-store_app.command()(store.export)
+for store_verb in (store.check, store.export, store.push, store.pull):
+    store_app.command()(store_verb)
 app.add_typer(store_app, name="store")
 
 index_app = typer.Typer(
@@ -73,7 +73,7 @@ index_app = typer.Typer(
     no_args_is_help=True,
     rich_markup_mode=None,
 )
-for part in (index.build, index.info, index.check, index.merge):
+for part in (index.build, index.train, index.join, index.info, index.check, index.merge):
     index_app.command()(part)
 app.add_typer(index_app, name="index")
 

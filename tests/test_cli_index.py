@@ -3,8 +3,14 @@
 import json
 import re
 
+import numpy as np
 import pytest
 from test_cli import run
+
+from simclr.artifacts import SourceInfo
+from simclr.embed import writer as writer_module
+from simclr.embed.shards import Row
+from simclr.embed.writer import writing
 
 
 @pytest.fixture
@@ -13,6 +19,34 @@ def store(model, photos, tmp_path):
     path = tmp_path / "out.store"
     assert run("embed", photos, "--store", path, "--model", model)[0] == 0
     return path
+
+
+@pytest.fixture
+def large_store(model, tmp_path, monkeypatch):
+    """300 vectors in shards of 100."""
+    vectors = np.random.default_rng(0).standard_normal((300, 12)).astype(np.float32)
+    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+    folder = tmp_path / "large.store"
+    monkeypatch.setattr(writer_module, "SHARD_ROWS", 100)
+    with writing(folder, model=model, identity="made up", width=12) as writer:
+        writer.add_sources([SourceInfo(kind="folder", root=str(tmp_path))])
+        for start in (0, 100, 200):
+            rows = [stored_row(id) for id in writer.new_ids(100)]
+            writer.commit(rows, vectors[start : start + 100])
+    return folder
+
+
+def stored_row(id: int) -> Row:
+    return Row(
+        id=id,
+        source=0,
+        image_path=f"{id}.png",
+        size=1,
+        mtime_ns=1,
+        content_hash=f"{id:064x}",
+        width=4,
+        height=4,
+    )
 
 
 def test_build_writes_the_index_beside_the_store_and_says_why_it_is_as_it_is(store):
@@ -171,3 +205,45 @@ def test_a_mistake_is_one_line_and_its_exit_code(case, store, photos, model, mon
     errors = [line for line in err.splitlines() if line.startswith("error: ")]
     assert (code, out, len(errors)) == (expected, "", 1)
     assert message in errors[0]
+
+
+def test_an_index_is_trained_built_in_parts_and_joined(large_store, tmp_path):
+    index = tmp_path / "o.faiss"
+    code, out, err = run(
+        "index", "train", large_store, "--out", index, "--index-type", "IVF4,SQ8", "--recall", 0.5
+    )
+    assert (code, out) == (0, "IVF4,SQ8: as asked for\n")
+    assert f"next: simclr index build {large_store} --out {index} --shard 1/N, and so on to N/N" in err
+    sizes = []
+    for shard in ("1/2", "2/2"):
+        code, out, err = run("index", "build", large_store, "--out", index, "--shard", shard)
+        found = re.fullmatch(re.escape(f"{index}: part {shard}, ") + r"(\d+) vectors\n", out)
+        assert (code, bool(found)) == (0, True)
+        sizes.append(int(found[1]))
+    assert sum(sizes) == 270  # 30 of the 300 are left out until they are joined
+    code, out, err = run("index", "join", large_store, "--out", index)
+    assert code == 0
+    assert out.startswith(f"{index}: 300 vectors, IVF4,SQ8, recall@10 ")
+    assert run("index", "check", index)[0] == 0
+
+
+def test_the_parts_of_an_index_take_no_budgets(large_store):
+    code, _, err = run("index", "build", large_store, "--shard", "1/2", "--memory", "1GB")
+    assert code == 2
+    assert "Say type and budgets to: simclr index train" in err
+
+
+def test_a_part_without_training_names_the_command(large_store, tmp_path):
+    code, _, err = run("index", "build", large_store, "--out", tmp_path / "o.faiss", "--shard", "1/2")
+    assert code == 1
+    assert f"Run: simclr index train {large_store} --out {tmp_path / 'o.faiss'}" in err
+    assert not list(tmp_path.glob("o.faiss*"))
+
+
+def test_joining_says_which_parts_are_missing(large_store, tmp_path):
+    index = tmp_path / "o.faiss"
+    run("index", "train", large_store, "--out", index, "--index-type", "IVF4,SQ8")
+    run("index", "build", large_store, "--out", index, "--shard", "2/2")
+    code, _, err = run("index", "join", large_store, "--out", index)
+    assert code == 1
+    assert "missing 1/2. Run: simclr index build" in err

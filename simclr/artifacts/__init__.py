@@ -5,6 +5,8 @@
     PlanInfo        trt/encoder.fp16.plan.json                      export -> embed, serve
     StoreInfo       manifest.json of a store                        embed -> index, classify
     IndexInfo       out.faiss.json beside out.faiss                 index -> search, serve
+    TrainedInfo     trained.json in out.faiss.parts                 embed -> index
+    PartInfo        part-1-of-8.json there                          embed -> index
     ClassifierInfo  classifier.json beside classifier.safetensors   classify -> serve
 
 Each carries the identity of its parent. No torch, no faiss: these are small JSON files.
@@ -19,7 +21,7 @@ from simclr.artifacts.atomic import (
 )
 from simclr.artifacts.base import FORMAT, Artifact
 from simclr.artifacts.classifier import ClassifierInfo
-from simclr.artifacts.index import IndexInfo, IndexTrial, IndexWish
+from simclr.artifacts.index import IndexInfo, IndexTrial, IndexWish, PartInfo, TrainedInfo
 from simclr.artifacts.model import EncoderInfo, Fidelity, ModelFile, ModelInfo, PlanInfo
 from simclr.artifacts.store import ShardInfo, SourceInfo, StoreInfo
 
@@ -34,10 +36,12 @@ __all__ = [
     "IndexWish",
     "ModelFile",
     "ModelInfo",
+    "PartInfo",
     "PlanInfo",
     "ShardInfo",
     "SourceInfo",
     "StoreInfo",
+    "TrainedInfo",
     "check_writable",
     "file_sha256",
     "fsync_folder",

@@ -95,5 +95,40 @@ class IndexInfo(Artifact):
                 raise ValueError(f"measured: {name} is not a number of 0 or more")
 
 
+@dataclass(frozen=True, kw_only=True)
+class TrainedInfo(Artifact):
+    """An index without entries, which many processes fill, each with a part of a store."""
+
+    KIND = "trained index"
+    SEALED = True
+
+    sha256: str
+    arrays_sha256: str
+    """Of the file with the vectors that are left out of all parts."""
+    store_uid: str
+    generation: int
+    """Of the store that it was trained for: the parts are those of this one."""
+    factory: str
+    wish: IndexWish
+    reason: str
+    trials: tuple[IndexTrial, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class PartInfo(Artifact):
+    """A part of an index: a trained one with the vectors of some shards of the store."""
+
+    KIND = "index part"
+    SEALED = True
+
+    sha256: str
+    arrays_sha256: str
+    """Of the file with its entries, and with what is near the queries among them."""
+    trained_sha256: str
+    """Of the index that was filled."""
+    size: int
+    """Vectors in it."""
+
+
 _FIGURES = ("recall@10", "queries_per_second", "latency_ms", "latency_p99_ms", "bytes", "changed_since")
 """That are measured of every index."""

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from simclr.artifacts import IndexInfo
+from simclr.artifacts import IndexInfo, TrainedInfo
 from simclr.embed.forecast import Forecast
 from simclr.embed.index.budgets import in_bytes
 from simclr.embed.store import SKIPPED_FILE
@@ -66,7 +66,7 @@ def of_index(info: IndexInfo, path: Path) -> str:
     )
 
 
-def of_choice(info: IndexInfo) -> str:
+def of_choice(info: IndexInfo | TrainedInfo) -> str:
     """The table of what was considered, if anything was, and the reason of the choice."""
     lines = []
     if info.trials:

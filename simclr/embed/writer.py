@@ -213,7 +213,7 @@ class StoreWriter:
 
     def clean(self) -> None:
         """Remove what killed writers left, and what was replaced a while ago."""
-        self._make_folders()
+        self.make_folders()
         spare = self.folder / SPARE / MANIFEST_FILE
         if not spare.exists() or spare.read_bytes() != (self.folder / MANIFEST_FILE).read_bytes():
             self.info.save(spare)  # before the shards go that only it lists
@@ -247,6 +247,10 @@ class StoreWriter:
         info = dataclasses.replace(
             self.info, generation=self.info.generation + 1, next_shard=number, shards=tuple(made)
         )
+        self.publish(info)
+
+    def publish(self, info: StoreInfo) -> None:
+        """Make a manifest that of the store: the files of all its shards lie there. What it does not list is put away."""
         # the copy first: restored after a kill between the two, it lists shards that are all there, and ids not yet given
         info.save(self.folder / SPARE / MANIFEST_FILE)
         info.save(self.folder / MANIFEST_FILE)
@@ -285,12 +289,12 @@ class StoreWriter:
 
     def _begin(self, model: Path) -> None:
         """Make the folders of a new store, and the copy of the model."""
-        self._make_folders()
+        self.make_folders()
         for path in files_to_copy(model):
             copy(path, self.folder / MODEL_FOLDER / path.name)
         self._model = None
 
-    def _make_folders(self) -> None:
+    def make_folders(self) -> None:
         """Tools that copy stores lose empty folders."""
         for name in (VECTORS, METADATA, SPARE, REPLACED, MODEL_FOLDER):
             (self.folder / name).mkdir(exist_ok=True)

@@ -1,4 +1,4 @@
-"""Files behind a URL: find them, copy them to the cache whole, read one. Any protocol that fsspec knows.
+"""Files behind a URL: find them, copy them to the cache whole, read one, send one. Any protocol that fsspec knows.
 
 Copies are told apart by what the server says of the file (size, time, ETag), so that a changed one is copied again; each
 is written whole or not at all, so that a stopped start goes on with what is there.
@@ -21,6 +21,7 @@ T = TypeVar("T")
 
 _AT_ONCE = 4
 """Files copied at the same time."""
+_WITHOUT_FOLDERS = ("s3", "s3a", "gs", "gcs", "az", "abfs", "abfss", "oci", "oss")
 _TELLING = (
     "ETag", "etag", "LastModified", "last_modified", "mtime", "modified", "updated", "created", "md5Hash",
     "content_md5", "VersionId", "generation", "size",
@@ -128,6 +129,32 @@ def entries(url: str) -> list[Entry]:
             size = size if isinstance(size, int) else -1
             found[rest] = Entry(rest, info.get("type") == "directory", size, stamp(info))
     return [found[name] for name in sorted(found)]
+
+
+def fetch(url: str, path: Path) -> None:
+    """Copy a file here, not atomically. Raises ImageError, ConfigError, MissingExtra; OSError where it cannot be written."""
+    files, origin = _open(url)
+    _asked(url, lambda: files.get_file(origin, str(path)))
+
+
+def send(path: Path, url: str) -> None:
+    """Copy a file there. Raises as `fetch`."""
+    files, target = _open(url)
+
+    def put() -> None:
+        if (
+            url.partition("://")[0] not in _WITHOUT_FOLDERS
+        ):  # there it would make a bucket whose name is mistyped
+            files.makedirs(os.path.dirname(target), exist_ok=True)
+        files.put_file(str(path), target)
+
+    _asked(url, put)
+
+
+def remove(url: str) -> None:
+    """Delete a file there. Raises as `fetch`."""
+    files, target = _open(url)
+    _asked(url, lambda: files.rm_file(target))
 
 
 def stamp(info: dict[str, Any]) -> int:

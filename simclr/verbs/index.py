@@ -1,4 +1,4 @@
-"""The verbs `index build`, `index info`, `index check` and `index merge`."""
+"""The verbs `index build`, `train`, `join`, `info`, `check` and `merge`."""
 
 import json
 from dataclasses import asdict
@@ -35,13 +35,19 @@ Latency = Annotated[
         help="What one query may take, the encoder aside, such as 10ms.  [default: 10ms]",
     ),
 ]
+Out = Annotated[Path | None, typer.Option(help="Index to write.  [default: out.faiss beside out.store]")]
 AsJson = Annotated[bool, typer.Option("--json", help="One JSON object.")]
 
 
 def build(
     store: Annotated[Path, typer.Argument(help="Store written by `simclr embed`.")],
-    out: Annotated[
-        Path | None, typer.Option(help="Index to write.  [default: out.faiss beside out.store]")
+    out: Out = None,
+    shard: Annotated[
+        str | None,
+        typer.Option(
+            metavar="I/N",
+            help="Fill only part I of N of an index that `simclr index train` has trained; `simclr index join` makes one of all parts.",
+        ),
     ] = None,
     index_type: IndexType = None,
     memory: Memory = None,
@@ -54,17 +60,81 @@ def build(
     Example: simclr index build out.store --memory 2GB --recall 0.95 --latency 10ms
     """
     with user_errors("stopped: the index is as it was."):
-        from simclr.embed.index import build_index
+        from simclr.embed.index import Shard, build_index, build_part
         from simclr.embed.index.budgets import wish_of
         from simclr.embed.store import Store
+        from simclr.errors import ConfigError
 
         path = out or store.with_suffix(".faiss")
         wish = wish_of(index_type, memory, recall, latency)
+        if shard is not None:
+            if wish is not None:
+                raise ConfigError(
+                    f"--shard {shard}: the parts of an index are what it was trained to be. Say type and budgets to: simclr index train {store}"
+                )
+            with progress.show("index") as update:
+                part = build_part(Store.open(store), path, Shard.parse(shard), progress=update, note=note)
+            typer.echo(
+                json.dumps(asdict(part)) if as_json else f"{path}: part {shard}, {part.size:,} vectors"
+            )
+            note(f"next, once there are all parts: simclr index join {store} --out {path}")
+            return
         with progress.show("index") as update:
             info = build_index(Store.open(store), path, wish, progress=update, note=note)
         say(info, path, as_json=as_json, table=True)
         note(f"next: simclr search {path} IMAGE --html gallery.html")
         end_if_missed(info, path)
+
+
+def train(
+    store: Annotated[Path, typer.Argument(help="Store written by `simclr embed`.")],
+    out: Out = None,
+    index_type: IndexType = None,
+    memory: Memory = None,
+    recall: Recall = None,
+    latency: Latency = None,
+    as_json: AsJson = False,
+) -> None:
+    """Choose and train an index that several processes or machines fill, each with a part of the store.
+
+    Example: simclr index train out.store && simclr index build out.store --shard 1/2 && simclr index build out.store --shard 2/2 && simclr index join out.store
+    """
+    with user_errors("stopped: nothing was trained."):
+        from simclr.embed import words
+        from simclr.embed.index import train_parts
+        from simclr.embed.index.budgets import wish_of
+        from simclr.embed.store import Store
+
+        path = out or store.with_suffix(".faiss")
+        wish = wish_of(index_type, memory, recall, latency)
+        trained = train_parts(Store.open(store), path, wish, note=note)
+        if as_json:
+            typer.echo(json.dumps(asdict(trained), ensure_ascii=False))
+        else:
+            typer.echo(words.of_choice(trained))
+        note(f"next: simclr index build {store} --out {path} --shard 1/N, and so on to N/N")
+
+
+def join(
+    store: Annotated[Path, typer.Argument(help="Store whose index was built with --shard.")],
+    out: Out = None,
+    as_json: AsJson = False,
+) -> None:
+    """Make one index of the parts that `simclr index build --shard` has filled; measure it on the whole store.
+
+    Example: simclr index join out.store
+    """
+    with user_errors("stopped: the index is as it was."):
+        from simclr.embed.index import join_parts
+        from simclr.embed.store import Store
+
+        path = out or store.with_suffix(".faiss")
+        joined = join_parts(Store.open(store), path, note=note)
+        say(joined, path, as_json=as_json, table=False)
+        note(
+            f"next: simclr search {path} IMAGE --html gallery.html; the parts are not needed any more: {path}.parts"
+        )
+        end_if_missed(joined, path)
 
 
 def info(

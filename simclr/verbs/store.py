@@ -1,10 +1,11 @@
-"""The verbs `store check` and `store export`."""
+"""The verbs `store check`, `store export`, `store push` and `store pull`."""
 
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from simclr import progress
 from simclr.console import note, user_errors
 
 
@@ -72,3 +73,42 @@ def export(
 
         for path in hand_over(Store.open(store), out or store.with_name(f"{store.name}.{to}"), form=to):
             typer.echo(path)
+
+
+def push(
+    store: Annotated[Path, typer.Argument(help="Store written by `simclr embed`.")],
+    url: Annotated[
+        str, typer.Argument(help="Where its copy lies or shall lie, such as s3://bucket/out.store.")
+    ],
+) -> None:
+    """Bring the copy of a store behind a URL in step with it; only what it lacks is sent.
+
+    Example: simclr store push out.store s3://bucket/out.store
+    """
+    with user_errors("stopped: the copy is as it was; the same command goes on."):
+        from simclr.embed.mirror import push as push_store
+
+        with progress.show("push") as update:
+            copied = push_store(store, url, progress=update)
+        typer.echo(
+            f"{url}: {copied.rows:,} images; {copied.shards:,} shards ({copied.size / 1e6:,.1f} MB) sent"
+        )
+
+
+def pull(
+    url: Annotated[str, typer.Argument(help="Where `simclr store push` has brought a store.")],
+    store: Annotated[Path, typer.Argument(help="Store to make, or to bring in step.")],
+) -> None:
+    """Bring a store in step with its copy behind a URL; only what it lacks is fetched.
+
+    Example: simclr store pull s3://bucket/out.store out.store
+    """
+    with user_errors("stopped: the store is as it was; the same command goes on."):
+        from simclr.embed.mirror import pull as pull_store
+
+        with progress.show("pull") as update:
+            copied = pull_store(url, store, progress=update)
+        typer.echo(
+            f"{store}: {copied.rows:,} images; {copied.shards:,} shards ({copied.size / 1e6:,.1f} MB) fetched"
+        )
+        note(f"next: simclr index build {store}")

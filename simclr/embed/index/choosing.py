@@ -8,9 +8,10 @@ N/S, the time of finding lists does not. Foretold numbers choose; the index that
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from typing import Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,10 +20,14 @@ from simclr.artifacts import IndexTrial, IndexWish
 from simclr.embed.index.anatomy import Anatomy
 from simclr.embed.index.asking import nearest
 from simclr.embed.index.budgets import in_bytes
-from simclr.embed.index.menu import EXACT, Candidate, candidates, list_count
+from simclr.embed.index.library import unit_vectors
+from simclr.embed.index.menu import EXACT, Candidate, list_count
+from simclr.embed.index.set_apart import SetApart
 from simclr.embed.index.training import find_centroids, trained_index
 from simclr.embed.index.tuning import DEPTHS, K, Truth, cheapest, settings, timed
+from simclr.embed.lookup import Lookup
 from simclr.errors import ConfigError
+from simclr.free_memory import free_memory
 
 SAMPLE = 20_000
 """Vectors that candidates are tried with, beside those that are to be found."""
@@ -70,24 +75,35 @@ class Sample:
     near: int
     """How many of them are to be found."""
 
+    @classmethod
+    def of(cls, apart: SetApart, lookup: Lookup, truth: Truth) -> Self:
+        """The ten nearest of each query, and some of the training vectors."""
+        near = truth.neighbours[1][:, :K]
+        near = np.unique(near[near >= 0])
+        ids = apart.training_ids
+        others = np.arange(0, len(ids), max(1, len(ids) // SAMPLE))[:SAMPLE]
+        others = others[~np.isin(ids[others], near)]
+        vectors = np.concatenate([unit_vectors(lookup.vectors(near)), apart.training[others]])
+        return cls(np.concatenate([near, ids[others]]), vectors, len(near))
+
 
 def choose(
     wish: IndexWish,
-    memory: int,
-    size: int,
+    offered: Sequence[Candidate],
     training: NDArray[np.float32],
     sample: Sample,
     truth: Truth,
     *,
+    size: int,
     seconds_of_rerank: float,
     note: Note,
 ) -> Choice:
-    """The index types for `size` vectors that meet the wish within `memory` bytes.
+    """Those of the offered types that meet the wish for `size` vectors, within half of the free memory if it says none.
 
     `training` (N, width) are unit vectors of the store; `truth` has queries with their exact neighbours in it. Raises
     ConfigError where nothing can meet the wish; it says what could be had.
     """
-    offered = candidates(size, training.shape[1])
+    memory = wish.memory or free_memory() // 2
     fitting = [candidate for candidate in offered if candidate.memory <= memory]
     if not fitting:
         least = min(offered, key=lambda candidate: candidate.memory)

@@ -5,10 +5,10 @@ read from. A shard never changes, so the entries of one that is still in the sto
 are read. The sidecar vouches for the file by its SHA-256. Needed to update an index, not to search it.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 import numpy as np
 from blake3 import blake3
@@ -52,11 +52,36 @@ class Entries:
                 shards.verify_shard(store.folder, shard)
                 ids = shards.numbers(shards.read_metadata(store.folder, shard, ["id"]), "id")
                 parts.append((ids, fingerprints(shards.read_vectors(store.folder, shard))))
-        ids = np.concatenate([NO_ENTRIES, *(ids for ids, _ in parts)])
-        prints = np.concatenate([np.empty(0, np.uint64), *(prints for _, prints in parts)])
         shard_of = np.repeat(np.arange(len(parts), dtype=np.int32), [len(ids) for ids, _ in parts])
-        order = np.argsort(ids, kind="stable")
-        return cls(ids[order], prints[order], shard_of[order], keys)
+        return cls._sorted([ids for ids, _ in parts], [prints for _, prints in parts], [shard_of], keys)
+
+    @classmethod
+    def of_shard(cls, shard: ShardInfo, ids: NDArray[np.int64], vectors: NDArray[np.float16]) -> Self:
+        """Of one shard that was read already, and verified."""
+        where = np.zeros(len(ids), np.int32)
+        return cls._sorted([ids], [fingerprints(vectors)], [where], (key_of(shard),))
+
+    @classmethod
+    def joined(cls, parts: Sequence["Entries"]) -> Self:
+        """Those of several, which have no id in common."""
+        starts = np.cumsum([0, *(len(part.shards) for part in parts)]).tolist()
+        shard_of = [part.shard + np.int32(start) for part, start in zip(parts, starts, strict=False)]
+        keys = tuple(key for part in parts for key in part.shards)
+        return cls._sorted([part.ids for part in parts], [part.prints for part in parts], shard_of, keys)
+
+    @classmethod
+    def _sorted(
+        cls,
+        ids: list[NDArray[np.int64]],
+        prints: list[NDArray[np.uint64]],
+        shard_of: list[NDArray[np.int32]],
+        keys: tuple[str, ...],
+    ) -> Self:
+        all_ids = np.concatenate([NO_ENTRIES, *ids])
+        order = np.argsort(all_ids, kind="stable")
+        all_prints = np.concatenate([np.empty(0, np.uint64), *prints])
+        all_shards = np.concatenate([np.empty(0, np.int32), *shard_of])
+        return cls(all_ids[order], all_prints[order], all_shards[order], keys)
 
     def lacking(self, other: "Entries") -> NDArray[np.int64]:
         """Rising ids of these that the other does not have, or has with another vector."""
@@ -67,17 +92,18 @@ class Entries:
         lacking: NDArray[np.int64] = self.ids[~same]
         return lacking
 
+    def arrays(self) -> dict[str, NDArray[Any]]:
+        """As they are kept in a file."""
+        keys = np.array(self.shards, np.str_)
+        return {"ids": self.ids, "prints": self.prints, "shard": self.shard, "shards": keys}
+
+    @classmethod
+    def of_arrays(cls, arrays: Mapping[str, NDArray[Any]]) -> Self:
+        return cls(arrays["ids"], arrays["prints"], arrays["shard"], tuple(arrays["shards"].tolist()))
+
     def save(self, path: Path) -> None:
         """Raises OSError."""
-        save_arrays(
-            path,
-            {
-                "ids": self.ids,
-                "prints": self.prints,
-                "shard": self.shard,
-                "shards": np.array(self.shards, np.str_),
-            },
-        )
+        save_arrays(path, self.arrays())
 
     @classmethod
     def load(cls, path: Path) -> Self | None:
@@ -85,7 +111,7 @@ class Entries:
         arrays = load_arrays(path)
         if arrays is None or set(arrays) != {"ids", "prints", "shard", "shards"}:
             return None
-        return cls(arrays["ids"], arrays["prints"], arrays["shard"], tuple(arrays["shards"].tolist()))
+        return cls.of_arrays(arrays)
 
 
 def key_of(shard: ShardInfo) -> str:

@@ -13,7 +13,8 @@ import contextlib
 import dataclasses
 import glob
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -68,13 +69,17 @@ def changing(path: Path) -> Iterator[None]:
 
 def save_index(path: Path, index: Any, info: IndexInfo, entries: Entries) -> IndexInfo:
     """Replace all three files; gives the info with their checksums. Inside `changing`. Raises OSError."""
-    faiss = faiss_library()
+    return save_written(path, partial(_write, index), info, entries)
+
+
+def save_written(path: Path, fill: Callable[[Path], object], info: IndexInfo, entries: Entries) -> IndexInfo:
+    """The same for an index that is not in memory: `fill` writes its file."""
     new_entries, new_sidecar = _next(entries_file(path)), _next(sidecar(path))
     entries.save(new_entries)
 
     def write(temporary: Path) -> None:
         nonlocal info
-        faiss.write_index(index, str(temporary))
+        fill(temporary)
         info = dataclasses.replace(
             info,
             sha256=file_sha256(temporary),
@@ -83,12 +88,21 @@ def save_index(path: Path, index: Any, info: IndexInfo, entries: Entries) -> Ind
         )
         info.save(new_sidecar)  # before the index takes its place
 
-    try:
-        write_atomically(path, write)
-    except RuntimeError as exc:  # FAISS's, where the disk is full
-        raise OSError(None, f"FAISS could not write the index: {reason(exc)}", str(path)) from exc
+    write_atomically(path, write)
     settle(path)
     return info
+
+
+def write_index(path: Path, index: Any) -> None:
+    """A file of FAISS, whole or not at all. Raises OSError."""
+    write_atomically(path, partial(_write, index))
+
+
+def _write(index: Any, path: Path) -> None:
+    try:
+        faiss_library().write_index(index, str(path))
+    except RuntimeError as exc:  # FAISS's, where the disk is full
+        raise OSError(None, f"FAISS could not write the index: {reason(exc)}", str(path)) from exc
 
 
 def settle(path: Path) -> None:
@@ -113,21 +127,10 @@ def load_index(path: Path, *, mapped: bool = False) -> tuple[Any, IndexInfo]:
     `mapped`: the file is mapped to memory and read as far as it is used; such an index must not be changed: FAISS
     aborts or crashes the process.
     """
-    faiss = faiss_library()
     for _ in range(_READ_TRIES):
         before = _identity(path)
         info = describe(path)
-        size = path.stat().st_size
-        # more than a whole file of this size can need; FAISS's own limits are a terabyte, and none
-        faiss.set_deserialization_vector_byte_limit(max(1 << 20, 4 * size))
-        faiss.set_deserialization_loop_limit(max(1 << 20, size))
-        try:
-            flags = faiss.IO_FLAG_MMAP_IFC if mapped else 0
-            index = faiss.read_index(str(path), flags)
-        except RuntimeError as exc:
-            raise ArtifactError(
-                f"{path}: FAISS cannot read it ({reason(exc)}). Build it anew with `simclr index build`."
-            ) from exc
+        index = read_index(path, mapped=mapped)
         if index.d != info.width:
             raise ArtifactError(
                 f"{path}: its vectors have {index.d} numbers, {info.width} by {sidecar(path).name}. "
@@ -136,6 +139,21 @@ def load_index(path: Path, *, mapped: bool = False) -> tuple[Any, IndexInfo]:
         if _identity(path) == before:
             return index, info
     raise ArtifactError(f"{path}: is being replaced again and again. Try again later.")
+
+
+def read_index(path: Path, *, mapped: bool = False) -> Any:
+    """What FAISS makes of a file that something vouches for. Raises ArtifactError."""
+    faiss = faiss_library()
+    size = path.stat().st_size
+    # more than a whole file of this size can need; FAISS's own limits are a terabyte, and none
+    faiss.set_deserialization_vector_byte_limit(max(1 << 20, 4 * size))
+    faiss.set_deserialization_loop_limit(max(1 << 20, size))
+    try:
+        return faiss.read_index(str(path), faiss.IO_FLAG_MMAP_IFC if mapped else 0)
+    except RuntimeError as exc:
+        raise ArtifactError(
+            f"{path}: FAISS cannot read it ({reason(exc)}). Build it anew with `simclr index build`."
+        ) from exc
 
 
 def describe(path: Path, *, remembered: bool = True) -> IndexInfo:

@@ -49,6 +49,16 @@ def candidates(size: int, width: int) -> list[Candidate]:
     return found
 
 
+def joinable_candidates(size: int, width: int) -> list[Candidate]:
+    """Those whose inverted lists can be filled apart and joined (`joined_lists.py`); none for few vectors."""
+    if size < _LEAST_FOR_LISTS:
+        return []
+    lists, bits = list_count(size, width), math.ceil(width / 8)
+    codes = [("SQfp16", 2 * width), ("SQ8", width)]
+    codes += [("RaBitQ4", 4 * bits + 20), ("RaBitQ2", 2 * bits + 20), ("RaBitQ", bits + 8)]
+    return [_candidate(f"IVF{lists},{code}", lists, size_, size, width) for code, size_ in codes]
+
+
 def list_count(size: int, width: int) -> int:
     """Inverted lists for so many vectors: 4 sqrt(size), as FAISS's guidelines say, fewer where vectors are long.
 

@@ -1,4 +1,4 @@
-"""How good a filled index is, in figures, and whether that is what was asked for. Changes nothing."""
+"""How good a filled index is, in figures, and whether that is what was asked for. How it is to be asked. Changes nothing."""
 
 import time
 from collections.abc import Callable, Sequence
@@ -13,11 +13,14 @@ from simclr.artifacts import IndexInfo, IndexWish
 from simclr.cpus import available_cpus
 from simclr.embed.index.neighbours import Finder
 from simclr.embed.index.training import sample
-from simclr.embed.index.tuning import DEPTHS, TRUE_NEIGHBOURS, K, Setting, Truth, timed
+from simclr.embed.index.tuning import DEPTHS, TRUE_NEIGHBOURS, K, Setting, Truth, cheapest, settings, timed
 from simclr.embed.lookup import Lookup
 from simclr.embed.recall import Exact
+from simclr.embed.rerank import rerank
 from simclr.embed.store import Store
 
+_CLOSE = 3
+"""Settings whose whole searches are timed, of those that are enough."""
 _SINGLE = 50
 """Queries that are asked alone, for the latency."""
 _DEEPER = 3
@@ -29,6 +32,22 @@ _QUERIES = 500
 
 Answer = Callable[[NDArray[np.float32], NDArray[np.int64]], NDArray[np.int64]]
 """Queries (Q, D) and their places among all (Q,) -> ids (Q, R), ranked again by the store's vectors."""
+
+
+def tuned(index: Any, lookup: Lookup, truth: Truth, wish: IndexWish, *, seconds_of_rerank: float) -> Setting:
+    """How to ask an index so that it finds what is wished, the fastest way; else the way that finds the most."""
+    limit = 2 * wish.latency / 1000 if wish.index_type == "auto" else np.inf
+    found = list(settings(index, truth, recall=wish.recall, seconds_of_rerank=seconds_of_rerank, limit=limit))
+    enough = sorted((setting for setting in found if setting.enough), key=lambda setting: setting.seconds)
+    return quickest(index, lookup, truth.queries, enough[:_CLOSE]) if enough else cheapest(found)
+
+
+def seconds_of_rerank(lookup: Lookup, queries: NDArray[np.float32]) -> float:
+    """Of one candidate of one query."""
+    queries = queries[:50]
+    ids = np.random.Generator(np.random.PCG64(0)).choice(lookup.ids, (len(queries), 50))
+    timed(lambda: rerank(lookup, queries, ids))  # reads what is not in memory yet
+    return timed(lambda: rerank(lookup, queries, ids))[0] / ids.size
 
 
 def quickest(index: Any, lookup: Lookup, queries: NDArray[np.float32], among: Sequence[Setting]) -> Setting:

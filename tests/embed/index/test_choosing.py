@@ -11,6 +11,7 @@ from changing_stores import clustered
 from simclr.artifacts import IndexTrial, IndexWish
 from simclr.embed.index import build_index, tuning
 from simclr.embed.index import choosing as choosing_module
+from simclr.embed.index import proving as proving_module
 from simclr.embed.index.budgets import in_bytes, wish_of
 from simclr.embed.index.choosing import Sample, choose
 from simclr.embed.index.menu import EXACT, candidates, list_count
@@ -46,7 +47,8 @@ def chosen(vectors, queries, *, memory=10**9, **wish):
     others = np.setdiff1d(ids, near)
     sample = Sample(np.concatenate([near, others]), vectors[np.concatenate([near, others])], len(near))
     return choose(
-        IndexWish(**wish), memory, len(vectors), vectors, sample, truth, seconds_of_rerank=1e-6, note=lambda line: None
+        IndexWish(memory=memory, **wish), candidates(*vectors.shape), vectors, sample, truth,
+        size=len(vectors), seconds_of_rerank=1e-6, note=lambda line: None,
     )  # fmt: skip
 
 
@@ -215,7 +217,7 @@ def test_a_type_that_misses_with_all_vectors_gives_way_to_the_next(changing, tmp
 
     choice = choosing_module.Choice(("IVF16,PQ4x4fs", "IVF16,SQ8"), (), "foretold", None)
     monkeypatch.setattr(build_module, "choose", lambda *a, **k: choice)
-    monkeypatch.setattr(build_module, "settings", partial(tuning.settings, depths=(10,)))
+    monkeypatch.setattr(proving_module, "settings", partial(tuning.settings, depths=(10,)))
     notes = []
     info = build_index(
         changing(900).store, tmp_path / "v.faiss", IndexWish(recall=0.995, latency=1e4), note=notes.append
@@ -250,9 +252,7 @@ def test_progress_counts_up_to_all_vectors(changing, tmp_path):
 
 
 def test_a_type_by_name_that_finds_too_little_is_kept_and_says_so(changing, tmp_path, monkeypatch):
-    from simclr.embed.index import build as build_module
-
-    monkeypatch.setattr(build_module, "settings", partial(tuning.settings, depths=(10,)))
+    monkeypatch.setattr(proving_module, "settings", partial(tuning.settings, depths=(10,)))
     info = build_index(
         changing(900).store, tmp_path / "v.faiss", IndexWish(index_type="IVF16,PQ4x4fs", recall=0.9999)
     )
