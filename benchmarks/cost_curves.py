@@ -132,7 +132,7 @@ def run(work: Path, cifar: Path | None, images: list[int], vectors: list[int], *
     stages: list[tuple[str, list[int], Callable[[int], list[str | Path]]]] = [
         ("embed, ResNet-18 at 96 px", images, lambda n: programs.embed(pictured(n), work / f"new-{n}.store", model)),
         ("embed again, nothing changed", images, lambda n: programs.embed(pictured(n), work / f"new-{n}.store", model)),
-        ("store check", vectors, lambda n: [*simclr, "store", "check", stored(n)]),
+        ("store check", images, lambda n: [*simclr, "store", "check", work / f"new-{n}.store"]),
         ("index build, chosen by itself", vectors, lambda n: [*simclr, "index", "build", stored(n), "--out", out("auto", n)]),
         ("index train, IVF1024,SQ8", vectors, lambda n: [*simclr, "index", "train", stored(n), "--out", out("parts", n), *lists]),
         ("index build --shard 1/4", vectors, lambda n: [*simclr, "index", "build", stored(n), "--out", out("parts", n), "--shard", "1/4"]),

@@ -31,7 +31,7 @@ def join_parts(store: Store, path: str | Path, *, note: Note = ignore) -> IndexI
     path = Path(path)
     with changing(path):
         trained, kept = load_parts(store, path)
-        note(f"index: joining {len(kept)} parts of {sum(part.info.size for part in kept):,} vectors")
+        note(f"index: joining parts 1 to {len(kept)}, {sum(part.info.size for part in kept):,} vectors")
         arrays = [part.arrays() for part in kept]
         entries = Entries.joined([Entries.of_arrays(each) for each in arrays])
         held, lookup = trained.arrays(), Lookup(store)

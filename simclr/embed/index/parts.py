@@ -224,7 +224,7 @@ def _of(part: PartInfo, trained: TrainedInfo) -> bool:
 def _choice(store: Store, lookup: Lookup, apart: SetApart, wish: IndexWish, *, note: Note) -> Choice:
     if apart.few:
         raise ConfigError(
-            f"{store.folder}: {len(store):,} vectors are too few to index in parts. Leave out --shard."
+            f"{store.folder}: {len(store):,} vectors are too few to index in parts. Run: simclr index build {store.folder}"
         )
     if wish.index_type != "auto":
         if not joinable(empty_index(store.info.width, wish.index_type)):
@@ -236,7 +236,7 @@ def _choice(store: Store, lookup: Lookup, apart: SetApart, wish: IndexWish, *, n
     offered = joinable_candidates(len(store), store.info.width)
     if not offered:
         raise ConfigError(
-            f"{store.folder}: {len(store):,} vectors are too few to index in parts. Leave out --shard."
+            f"{store.folder}: {len(store):,} vectors are too few to index in parts. Run: simclr index build {store.folder}"
         )
     note(f"index: exact search of {len(apart.queries):,} queries")
     tuning = apart.truth(store).part(TUNING)

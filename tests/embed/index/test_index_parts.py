@@ -1,5 +1,6 @@
 """An index whose parts were filled apart is the one that is built in one piece, whatever was done in which order."""
 
+import os
 import re
 import shutil
 
@@ -167,6 +168,30 @@ def test_a_part_that_is_there_is_not_filled_again(made, tmp_path):
     notes = []
     assert build_part(made.store, tmp_path / "v.faiss", Shard(1, 2), note=notes.append) == first
     assert notes == ["index: part 1/2 is there already"]
+
+
+@pytest.mark.parametrize("number", [1, 2, 3])
+def test_a_builder_killed_at_any_file_leaves_no_part_and_the_next_fills_it(
+    made, tmp_path, monkeypatch, number
+):
+    """Renames: the index, its arrays, and what vouches for both."""
+    train_parts(made.store, tmp_path / "v.faiss", WISH)
+    replace, count = os.replace, 0
+
+    def dying(source, target):
+        nonlocal count
+        count += 1
+        if count == number:
+            raise KeyboardInterrupt
+        replace(source, target)
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(os, "replace", dying)
+        build_part(made.store, tmp_path / "v.faiss", Shard(1, 1))
+    with pytest.raises(ArtifactError, match="missing 1/1"):
+        join_parts(made.store, tmp_path / "v.faiss")
+    build_part(made.store, tmp_path / "v.faiss", Shard(1, 1))
+    assert join_parts(made.store, tmp_path / "v.faiss").size == 900
 
 
 def test_parts_that_are_missing_are_named(made, tmp_path):
