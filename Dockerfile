@@ -1,7 +1,6 @@
 # The command with all that runs on CPUs but training: embed, index, search, classify, serve.
 #   docker build -t simclr .
-#   docker run --rm -v "$PWD":/data simclr embed photos --model export --index out.faiss
-#   docker run --rm -p 8000:8000 -e SIMCLR_TOKEN="$(openssl rand -hex 16)" -v "$PWD":/data:ro simclr serve out.faiss --host 0.0.0.0
+# How to run it: docs/serving.md.
 # EXTRAS=all-cpu adds torch, for `simclr pretrain` and `simclr export`.
 FROM python:3.11-slim AS build
 WORKDIR /src

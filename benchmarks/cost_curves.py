@@ -3,7 +3,7 @@
     cost_curves.py [--cifar cifar10.npz] [--images 1250 2500 5000 10000] [--vectors 25000 50000 100000 200000] [--work FOLDER] [--quick]
 
 Every stage is one of our commands, run once at each size in a process of its own, watched from /proc. A power of the size is fitted to the
-logarithms; residuals are what is left. Bytes are those that the process asked for, of which the page cache answers many.
+logarithms, and a line to what it takes. Bytes are those that the process asked for, of which the page cache answers many.
 """
 
 import argparse
@@ -81,12 +81,16 @@ def _io(pid: int) -> tuple[int, int] | None:
     return (int(counts["rchar"]), int(counts["wchar"])) if "wchar" in counts else None
 
 
-def fitted(sizes: list[int], values: list[float]) -> tuple[float, float, float]:
-    """The exponent of a power of the size, what it says of a million, and the largest residual as a factor."""
-    x, y = np.log(sizes), np.log(np.maximum(values, 1e-9))
-    exponent, constant = np.polyfit(x, y, 1)
-    rest = np.abs(y - exponent * x - constant).max()
-    return float(exponent), float(np.exp(exponent * np.log(1e6) + constant)), float(np.exp(rest))
+def exponent(sizes: list[int], values: list[float]) -> float:
+    """Of the power of the size that is nearest to the values, in their logarithms."""
+    return float(np.polyfit(np.log(sizes), np.log(np.maximum(values, 1e-9)), 1)[0])
+
+
+def line(sizes: list[int], values: list[float]) -> tuple[float, float, float]:
+    """What is spent in any case, what each million adds, and the largest residual as a share of its value; by least squares of these shares."""
+    x, y = np.array(sizes) / 1e6, np.array(values)
+    each, fixed = np.polyfit(x, y, 1, w=1 / np.maximum(y, 1e-9))
+    return float(fixed), float(each), float(np.abs((fixed + each * x - y) / np.maximum(y, 1e-9)).max())
 
 
 def main() -> None:
@@ -165,25 +169,22 @@ def run(work: Path, cifar: Path | None, images: list[int], vectors: list[int], *
         curves[name] = sizes, costs
         for place, what in enumerate(Cost.NAMES):
             values = [cost.values[place] for cost in costs]
-            exponent, million, rest = fitted(sizes, values)
-            shown = " / ".join(
-                f"{value:.3g}" if what == "seconds" else f"{value / 1e6:.3g} MB" for value in values
+            fixed, each, rest = line(sizes, values)
+            seconds = what == "seconds"
+            shown = " / ".join(f"{value:.3g}" if seconds else f"{value / 1e6:.3g} MB" for value in values)
+            parts = (
+                f"{fixed:.3g} s + {each:.3g} s" if seconds else f"{fixed / 1e6:.3g} MB + {each / 1e6:,.0f} MB"
             )
-            largest = values[-1] * 1e6 / sizes[-1]
-            unit = (
-                (lambda value: f"{value / 60:.3g} min")
-                if what == "seconds"
-                else (lambda value: f"{value / 1e9:.3g} GB")
-            )
+            million = f"{(fixed + each) / 60:.1f} min" if seconds else f"{(fixed + each) / 1e9:.2f} GB"
             rows.append(
-                f"| {name if not place else ''} | {what} | {shown} | {exponent:.2f} | {(rest - 1):.0%} | {unit(million)} | {unit(largest)} |"
+                f"| {name if not place else ''} | {what} | {shown} | {exponent(sizes, values):.2f} | {parts} | {rest:.0%} | {million} |"
             )
     body = "\n".join(
         [
-            "| stage | cost | at each size | exponent | largest residual | a million, by the fit | a million, as the largest |", "|---|---|---|---|---|---|---|",
+            "| stage | cost | at each size | exponent | in any case + each million | largest residual | a million |", "|---|---|---|---|---|---|---|",
             *rows, "",
             f"Images: {', '.join(f'{n:,}' for n in images)} ({data}). Vectors: {', '.join(f'{n:,}' for n in vectors)}, of {WIDTH} numbers, made up. Each once, above `simclr --version`. "
-            "\"By the fit\" follows the power, whose exponent is below 1 where fixed costs (starting, the fixed number of queries and of training vectors) still weigh; \"as the largest\" is the largest size times what is missing, for which they no longer should.",
+            "The exponent is that of the nearest power of the size, below 1 where fixed costs (starting, a fixed number of queries) still weigh. A million is foretold by the line: what is spent in any case and what each million adds.",
             "", f"![curves]({PLOT.name})" if keep else "",
         ]
     )  # fmt: skip
@@ -199,11 +200,11 @@ def draw(curves: dict[str, tuple[list[int], list[Cost]]]) -> None:
     for place, (axis, what) in enumerate(zip(figure.subplots(2, 2).ravel(), Cost.NAMES, strict=True)):
         for name, (sizes, costs) in curves.items():
             values = [cost.values[place] / (1 if what == "seconds" else 1e6) for cost in costs]
-            axis.loglog(sizes, values, "o-", label=f"{name}: {fitted(sizes, values)[0]:.2f}")
+            axis.loglog(sizes, values, "o-", label=f"{name}: {exponent(sizes, values):.2f}")
         axis.set(title=what if what == "seconds" else f"{what}, MB", xlabel="images or vectors")
         axis.legend(fontsize=7)
         axis.grid(alpha=0.3)
-    figure.suptitle(f"cost against size, with fitted exponents; {processor()}, 2 cores", fontsize=10)
+    figure.suptitle(f"cost against size, with the exponents nearest; {processor()}, 2 cores", fontsize=10)
     figure.savefig(PLOT, dpi=80)
 
 

@@ -124,8 +124,6 @@ class PartInfo(Artifact):
     sha256: str
     arrays_sha256: str
     """Of the file with its entries, and with what is near the queries among them."""
-    trained_sha256: str
-    """Of the index that was filled."""
     size: int
     """Vectors in it."""
 

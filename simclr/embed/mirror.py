@@ -1,27 +1,39 @@
 """A store here <-> its copy behind a URL, such as s3://bucket/out.store: only what the other side lacks goes over. Embeds nothing.
 
-The copy has the files that readers need, in the store's own layout; its manifest is replaced last, so that a reader has the old or the
-new store, and what a stopped copying has brought over is found by the next one. One side follows the other: a copy that has gone another
-way, or is ahead, is refused.
+The copy has the files that readers need, in the store's own layout. Its manifest is replaced last, and what that one no longer lists
+stays until the next push, so that a reader has the old store or the new one.
+
+One side follows the other. `mirrored.json` in a store says which manifest both had last; where the side that is to be changed has
+another one by now, it has changes of its own, and copying is refused.
 """
 
 import contextlib
+import hashlib
+import json
+import re
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from simclr.artifacts import ShardInfo, StoreInfo, file_sha256, write_atomically
+import filelock
+
+from simclr.artifacts import ModelInfo, ShardInfo, StoreInfo, file_sha256, write_atomically
 from simclr.embed import shards
 from simclr.embed.shards import METADATA, VECTORS
 from simclr.embed.store import MANIFEST_FILE, MODEL_FOLDER, SKIPPED_FILE, Store, is_store
-from simclr.embed.writer import StoreWriter, copy, locked
+from simclr.embed.writer import StoreWriter, check_usable, copy, files_to_copy, locked
 from simclr.errors import ArtifactError, ConfigError, ImageError
+from simclr.runtime.model_files import PROBE_FILE
 from simclr.sources import remote
 
+RECORD_FILE = "mirrored.json"
+_LOCK = ".push.lock"
 _AT_ONCE = 4
 """Files on their way at the same time."""
+_OURS = re.compile(r"(?:img_emb/img_emb|metadata/metadata)_(\d{5,})\.(?:npy|parquet)")
+"""Files of a shard, with its number."""
 
 Progress = Callable[[int, int, str], None]
 
@@ -37,70 +49,86 @@ class Copied:
 
 
 def push(folder: Path, url: str, *, progress: Progress = lambda *_: None) -> Copied:
-    """Bring the copy at `url` in step with a store; a writer may be at work on it meanwhile. Files of shards that are no more are removed there.
+    """Bring the copy at `url` in step with a store; what is missing there, or of another size, is sent again.
 
-    Raises ConfigError (no URL), ArtifactError (no store, a shard is damaged, the copy is another store's or ahead, the server does not answer).
+    A writer may be at work on the store meanwhile; what it has replaced for ten minutes is gone, and a push that wanted it has to be
+    started again. Raises ConfigError (no URL), ArtifactError (no store, a shard is damaged, the copy is another store's or has changes of
+    its own, another push is at work, the server does not answer).
     """
     store, url = Store.open(folder), _address(url)
-    with _server():
-        there = _manifest(url)
-        fresh = _lacking(store.info, there, f"{url}", f"{folder}")
-
-        def send(shard: ShardInfo) -> int:
-            shards.verify_shard(folder, shard)
-            paths = [shards.find(path) for path, _ in shards.files_of(folder, shard)]
-            for path in paths:
-                remote.send(path, f"{url}/{_within(path)}")
-            return sum(path.stat().st_size for path in paths)
-
-        size = _each(send, fresh, progress)
-        if there is None:
-            for path in sorted(store.model.iterdir()):
+    with _server(), _one_push(folder):
+        there, names = _manifest(url), remote.sizes(url)
+        if there is None and names and url not in _record(folder):
+            raise ArtifactError(f"{url}: has files that are no store of ours. Give another place.")
+        if there is not None:
+            _check(there, store.info, folder, url, changed=url)
+        known = set() if there is None else set(there.shards)
+        todo = [
+            shard for shard in store.info.shards if shard not in known or not _whole(folder, shard, names)
+        ]
+        size = _each(lambda shard: _send(folder, shard, url), todo, progress)
+        for path in files_to_copy(store.model):
+            if there is None or names.get(f"{MODEL_FOLDER}/{path.name}") != path.stat().st_size:
                 remote.send(path, f"{url}/{MODEL_FOLDER}/{path.name}")
         if (folder / SKIPPED_FILE).exists():
             remote.send(folder / SKIPPED_FILE, f"{url}/{SKIPPED_FILE}")
+        if _manifest(url) != there:
+            raise ArtifactError(f"{url}: another push has changed it meanwhile. Start again.")
+        _remember(
+            folder, url, *([] if there is None else [there]), store.info
+        )  # whichever a kill leaves there
         with tempfile.TemporaryDirectory() as own:  # the store's own may be that of a later commit
             store.info.save(Path(own) / MANIFEST_FILE)
             remote.send(Path(own) / MANIFEST_FILE, f"{url}/{MANIFEST_FILE}")
-        listed = {path.name for shard in store.info.shards for path, _ in shards.files_of(folder, shard)}
-        for where in (VECTORS, METADATA):
-            for entry in remote.entries(f"{url}/{where}"):
-                if entry.name not in listed:
-                    remote.remove(f"{url}/{where}/{entry.name}")
-    return Copied(len(fresh), size, len(store))
+        _remember(folder, url, store.info)
+        listed = {
+            _within(path)
+            for shard in (*store.info.shards, *known)
+            for path, _ in shards.files_of(folder, shard)
+        }
+        for name in names.keys() - listed:
+            match = _OURS.fullmatch(name)
+            if match and int(match[1]) < store.info.next_shard:
+                remote.remove(f"{url}/{name}")
+    return Copied(len(todo), size, len(store))
 
 
 def pull(url: str, folder: Path, *, progress: Progress = lambda *_: None) -> Copied:
-    """Make the store at `folder`, or bring it in step with the copy at `url`; each file is checked against its SHA-256.
+    """Make the store at `folder`, or bring it in step with the copy at `url`; files of shards are checked against their SHA-256.
 
-    Raises ConfigError (no URL), ArtifactError (no store there, another one or a later one here, a file is damaged, the server does not answer).
+    Raises ConfigError (no URL), ArtifactError (no store there; here is something else, another store, or one with changes of its own; a file is
+    damaged, the server does not answer).
     """
     url = _address(url)
+    check_usable(folder)
     with _server(), locked(folder):
         there = _manifest(url)
         if there is None:
             raise ArtifactError(f"{url}: no store there. Bring one there with: simclr store push STORE {url}")
         here = Store.open(folder).info if is_store(folder) else None
-        fresh = _lacking(there, here, f"{folder}", url)
+        if here is not None:
+            _check(here, there, folder, url, changed=str(folder))
         writer = StoreWriter(folder, there)
         writer.make_folders()
+        if here is None:
+            _fetch_model(f"{url}/{MODEL_FOLDER}", folder / MODEL_FOLDER)
 
         def fetch(shard: ShardInfo) -> int:
             files = shards.files_of(folder, shard)
             for path, sha256 in files:
-                if not path.exists() or file_sha256(path) != sha256:  # of one that was stopped
+                if not path.exists() or file_sha256(path) != sha256:  # of a pull that was stopped
                     _fetch(f"{url}/{_within(path)}", path, sha256)
             copy(shards.metadata_path(folder, shard.number), shards.spare_path(folder, shard.number))
             return sum(path.stat().st_size for path, _ in files)
 
-        size = _each(fetch, fresh, progress)
-        if here is None:
-            for entry in remote.entries(f"{url}/{MODEL_FOLDER}"):
-                _fetch(f"{url}/{MODEL_FOLDER}/{entry.name}", folder / MODEL_FOLDER / entry.name)
+        known = set() if here is None else set(here.shards)
+        todo = [shard for shard in there.shards if shard not in known]
+        size = _each(fetch, todo, progress)
+        writer.publish(there)
+        _remember(folder, url, there)
         if remote.exists(f"{url}/{SKIPPED_FILE}"):
             _fetch(f"{url}/{SKIPPED_FILE}", folder / SKIPPED_FILE)
-        writer.publish(there)
-    return Copied(len(fresh), size, sum(shard.rows for shard in there.shards))
+    return Copied(len(todo), size, sum(shard.rows for shard in there.shards))
 
 
 def _address(url: str) -> str:
@@ -115,7 +143,55 @@ def _server() -> Iterator[None]:
     try:
         yield
     except ImageError as exc:
-        raise ArtifactError(f"{exc} What was copied is kept: the same command goes on.") from exc
+        raise ArtifactError(f"{exc} Nothing was changed that readers see: start again.") from exc
+
+
+@contextlib.contextmanager
+def _one_push(folder: Path) -> Iterator[None]:
+    lock = filelock.FileLock(folder / _LOCK)
+    try:
+        lock.acquire(timeout=0)
+    except filelock.Timeout:
+        raise ArtifactError(f"{folder}: another push is at work. Wait for it, or stop it.") from None
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+# ---- which side follows
+
+
+def _check(follower: StoreInfo, leader: StoreInfo, folder: Path, url: str, *, changed: str) -> None:
+    """Raises ArtifactError where the follower is another store, or not the one that both had last."""
+    if follower.uid != leader.uid:
+        raise ArtifactError(f"{changed}: holds another store than the one to be copied. Give another place.")
+    if follower != leader and _digest(follower) not in _record(folder).get(url, []):
+        raise ArtifactError(
+            f"{changed}: has changed since {folder} and {url} were last the same, and its changes would be lost. Copy it the other way, or to another place."
+        )
+
+
+def _record(folder: Path) -> dict[str, list[str]]:
+    """URL -> digests of the manifests that may be there."""
+    try:
+        found: dict[str, list[str]] = json.loads((folder / RECORD_FILE).read_text(encoding="utf-8"))
+    except (OSError, ValueError):  # without it, copying is refused, and nothing lost
+        return {}
+    return found
+
+
+def _remember(folder: Path, url: str, *manifests: StoreInfo) -> None:
+    record = _record(folder) | {url: [_digest(manifest) for manifest in manifests]}
+    text = json.dumps(record, indent=1)
+    write_atomically(folder / RECORD_FILE, lambda temporary: temporary.write_text(text, encoding="utf-8"))
+
+
+def _digest(manifest: StoreInfo) -> str:
+    return hashlib.sha256(json.dumps(asdict(manifest), sort_keys=True).encode()).hexdigest()
+
+
+# ---- what goes over
 
 
 def _manifest(url: str) -> StoreInfo | None:
@@ -124,29 +200,38 @@ def _manifest(url: str) -> StoreInfo | None:
         return None
     with tempfile.TemporaryDirectory() as own:
         _fetch(f"{url}/{MANIFEST_FILE}", Path(own) / MANIFEST_FILE)
-        return StoreInfo.load(Path(own) / MANIFEST_FILE)
+        try:
+            return StoreInfo.load(Path(own) / MANIFEST_FILE)
+        except ArtifactError as exc:
+            raise ArtifactError(
+                f"{url}/{MANIFEST_FILE}: damaged. Delete it there, and push the store again."
+            ) from exc
 
 
-def _lacking(
-    leader: StoreInfo, follower: StoreInfo | None, follower_name: str, leader_name: str
-) -> Sequence[ShardInfo]:
-    """Shards that the follower does not have yet. Raises ArtifactError where it does not follow."""
-    if follower is None:
-        return leader.shards
-    if follower.uid != leader.uid:
-        raise ArtifactError(f"{follower_name}: holds another store than {leader_name}. Give another place.")
-    numbers = {shard.number: shard for shard in leader.shards}
-    parted = any(numbers.get(shard.number, shard) != shard for shard in follower.shards)
-    if (
-        parted
-        or follower.generation > leader.generation
-        or (follower.generation == leader.generation and follower != leader)
-    ):
-        raise ArtifactError(
-            f"{follower_name}: has changes that {leader_name} has not. Copy it the other way, or to another place."
-        )
-    known = set(follower.shards)
-    return [shard for shard in leader.shards if shard not in known]
+def _whole(folder: Path, shard: ShardInfo, sizes: dict[str, int]) -> bool:
+    return all(
+        sizes.get(_within(path)) == shards.find(path).stat().st_size
+        for path, _ in shards.files_of(folder, shard)
+    )
+
+
+def _send(folder: Path, shard: ShardInfo, url: str) -> int:
+    """Bytes sent. A commit may move a file to `replaced/` between a look and the sending."""
+    shards.verify_shard(folder, shard)
+    size = 0
+    for path, _ in shards.files_of(folder, shard):
+        for last in (False, True):
+            found = shards.find(path)
+            try:
+                taken = found.stat().st_size
+                remote.send(found, f"{url}/{_within(path)}")
+            except (OSError, ImageError):
+                if last or found.exists():
+                    raise
+            else:
+                size += taken
+                break
+    return size
 
 
 def _each(task: Callable[[ShardInfo], int], todo: Sequence[ShardInfo], progress: Progress) -> int:
@@ -162,17 +247,24 @@ def _each(task: Callable[[ShardInfo], int], todo: Sequence[ShardInfo], progress:
     return size
 
 
+def _fetch_model(url: str, folder: Path) -> None:
+    """By the names in its own manifest, so that the server need not list anything."""
+    _fetch(f"{url}/{MANIFEST_FILE}", folder / MANIFEST_FILE)
+    for name in (*ModelInfo.load(folder / MANIFEST_FILE).files, PROBE_FILE):
+        _fetch(f"{url}/{name}", folder / name)
+
+
 def _fetch(url: str, path: Path, sha256: str = "") -> None:
     def write(temporary: Path) -> None:
         remote.fetch(url, temporary)
         if sha256 and file_sha256(temporary) != sha256:
             raise ArtifactError(
-                f"{url}: damaged, its SHA-256 is not the one in the manifest. Push the store again, or wait for a push that is at work."
+                f"{url}: damaged, its SHA-256 is not the one in the manifest. Delete it there, and push the store again."
             )
 
     write_atomically(path, write)
 
 
 def _within(path: Path) -> str:
-    """Of a shard's file, also of one that was moved to `replaced/`."""
+    """Of a shard's file, its path in the store."""
     return f"{VECTORS if path.suffix == '.npy' else METADATA}/{path.name}"

@@ -48,8 +48,7 @@ def writing(
     process is writing to it.
     """
     folder = Path(path)
-    if folder.exists() and not is_store(folder) and not _usable(folder):
-        raise ArtifactError(f"{folder}: exists and is no store. Use another --store or --index.")
+    check_usable(folder)
     if model is None and not is_store(folder):
         Store.open(folder)
     with locked(folder):
@@ -99,6 +98,12 @@ def locked(folder: Path) -> Iterator[None]:
             (folder / _LOCK).unlink(missing_ok=True)
             with contextlib.suppress(OSError):  # what else lies there is not ours
                 folder.rmdir()
+
+
+def check_usable(folder: Path) -> None:
+    """Raises ArtifactError where something lies that is no store, nor what is left of making one."""
+    if folder.exists() and not is_store(folder) and not _usable(folder):
+        raise ArtifactError(f"{folder}: exists and is no store. Use another --store or --index.")
 
 
 def copy(source: Path, target: Path) -> None:

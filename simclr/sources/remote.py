@@ -131,8 +131,23 @@ def entries(url: str) -> list[Entry]:
     return [found[name] for name in sorted(found)]
 
 
+def sizes(url: str) -> dict[str, int]:
+    """Bytes of all files below a remote folder, by their path in it; none where there is no such folder. Raises as `entries`."""
+    files, path = _open(url)
+
+    def look() -> dict[str, dict[str, Any]]:
+        files.invalidate_cache(path)
+        return dict(files.find(path, detail=True))
+
+    start = path.rstrip("/") + "/"
+    found = {str(name): info for name, info in _asked(url, look).items()}
+    return {
+        name.removeprefix(start): int(info["size"]) for name, info in found.items() if name.startswith(start)
+    }
+
+
 def fetch(url: str, path: Path) -> None:
-    """Copy a file here, not atomically. Raises ImageError, ConfigError, MissingExtra; OSError where it cannot be written."""
+    """Copy a file here, not atomically. Raises ImageError, also where it cannot be written, ConfigError, MissingExtra."""
     files, origin = _open(url)
     _asked(url, lambda: files.get_file(origin, str(path)))
 

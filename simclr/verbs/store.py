@@ -85,7 +85,7 @@ def push(
 
     Example: simclr store push out.store s3://bucket/out.store
     """
-    with user_errors("stopped: the copy is as it was; the same command goes on."):
+    with user_errors("stopped: readers of the copy have what they had."):
         from simclr.embed.mirror import push as push_store
 
         with progress.show("push") as update:
@@ -103,7 +103,7 @@ def pull(
 
     Example: simclr store pull s3://bucket/out.store out.store
     """
-    with user_errors("stopped: the store is as it was; the same command goes on."):
+    with user_errors("stopped: the store is as it was."):
         from simclr.embed.mirror import pull as pull_store
 
         with progress.show("pull") as update:

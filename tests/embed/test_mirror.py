@@ -81,9 +81,11 @@ def test_only_what_is_new_goes_over_and_what_is_gone_goes_there_too(store, bucke
     assert mirror.push(store, f"{URL}/").shards == new
     assert mirror.pull(URL, tmp_path / "back.store").shards == new
     same(store, tmp_path / "back.store")
-    listed = {shards.vectors_path(store, shard.number).name for shard in Store.open(store).info.shards}
-    assert {entry.name for entry in remote.entries(f"{URL}/img_emb")} == listed
+    now = {shards.vectors_path(store, shard.number).name for shard in Store.open(store).info.shards}
+    before = {shards.vectors_path(store, shard.number).name for shard in kept}
+    assert {entry.name for entry in remote.entries(f"{URL}/img_emb")} == now | before  # for who reads it now
     assert mirror.push(store, URL).shards == mirror.pull(URL, tmp_path / "back.store").shards == 0
+    assert {entry.name for entry in remote.entries(f"{URL}/img_emb")} == now
 
 
 def test_a_push_that_stops_leaves_the_old_store_and_the_next_goes_on(
@@ -191,15 +193,100 @@ def test_what_has_changed_on_the_other_side_is_not_lost(store, bucket, model, tm
     mirror.push(store, URL)
     mirror.pull(URL, tmp_path / "back.store")
     change(tmp_path / "back.store", model, 50)
-    with pytest.raises(ArtifactError, match="has changes that"):
+    with pytest.raises(ArtifactError, match="its changes would be lost"):
         mirror.pull(URL, tmp_path / "back.store")
     mirror.push(tmp_path / "back.store", URL)
-    with pytest.raises(ArtifactError, match="has changes that"):
+    with pytest.raises(ArtifactError, match="its changes would be lost"):
         mirror.push(store, URL)
     change(store, model, 70)
     for copying in (lambda: mirror.push(store, URL), lambda: mirror.pull(URL, store)):
-        with pytest.raises(ArtifactError, match="has changes that"):
+        with pytest.raises(ArtifactError, match="its changes would be lost"):
             copying()
+
+
+def test_changes_that_were_merged_away_on_the_other_side_are_not_lost_either(store, bucket, model, tmp_path):
+    """The numbers of shards tell nothing any more: only what both had last does."""
+    mirror.push(store, URL)
+    mirror.pull(URL, tmp_path / "other.store")
+    change(tmp_path / "other.store", model, 10)
+    mirror.push(tmp_path / "other.store", URL)
+    for _ in range(3):
+        change(store, model, 10)
+    with pytest.raises(ArtifactError, match="its changes would be lost"):
+        mirror.push(store, URL)
+    with pytest.raises(ArtifactError, match="its changes would be lost"):
+        mirror.pull(URL, store)
+
+
+def test_a_push_killed_once_the_manifest_is_there_does_not_block_the_next(store, bucket, model, monkeypatch):
+    mirror.push(store, URL)
+    change(store, model, 100)
+    send = remote.send
+
+    def stopping(path, url):
+        send(path, url)
+        if url.endswith("out.store/manifest.json"):
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(remote, "send", stopping)
+        mirror.push(store, URL)
+    change(store, model, 100)
+    assert mirror.push(store, URL).shards > 0
+
+
+def test_what_was_lost_there_is_sent_again(store, bucket, tmp_path):
+    mirror.push(store, URL)
+    first, second, _ = (
+        shards.vectors_path(store, shard.number).name for shard in Store.open(store).info.shards
+    )
+    remote.remove(f"{URL}/img_emb/{first}")
+    (tmp_path / "x").write_bytes(b"cut short")
+    remote.send(tmp_path / "x", f"{URL}/img_emb/{second}")
+    assert mirror.push(store, URL).shards == 2
+    mirror.pull(URL, tmp_path / "back.store")
+    same(store, tmp_path / "back.store")
+
+
+def test_files_of_others_are_neither_overwritten_nor_removed(store, bucket, model, tmp_path):
+    """What clip-retrieval writes has the same folders."""
+    (tmp_path / "x").write_bytes(b"another's")
+    remote.send(tmp_path / "x", "s3://photos/theirs/img_emb/img_emb_0.npy")
+    with pytest.raises(ArtifactError, match="has files that are no store of ours"):
+        mirror.push(store, "s3://photos/theirs")
+    mirror.push(store, URL)
+    remote.send(tmp_path / "x", f"{URL}/img_emb/notes.txt")
+    for _ in range(2):
+        change(store, model, 100)
+        mirror.push(store, URL)
+    assert "notes.txt" in {entry.name for entry in remote.entries(f"{URL}/img_emb")}
+
+
+def test_a_folder_of_others_is_not_pulled_into(store, bucket, tmp_path):
+    (tmp_path / "project" / "model").mkdir(parents=True)
+    (tmp_path / "project" / "model" / "weights.bin").write_bytes(b"mine")
+    for url in (URL, "s3://photos/nothing"):
+        with pytest.raises(ArtifactError, match="exists and is no store"):
+            mirror.pull(url, tmp_path / "project")
+    assert (tmp_path / "project" / "model" / "weights.bin").read_bytes() == b"mine"
+
+
+def test_a_store_without_images_is_copied_too(bucket, model, tmp_path):
+    change(tmp_path / "none.store", model, 0)
+    mirror.push(tmp_path / "none.store", URL)
+    assert mirror.pull(URL, tmp_path / "back.store").rows == 0
+
+
+def test_a_damaged_manifest_there_is_named(store, bucket, tmp_path):
+    mirror.push(store, URL)
+    (tmp_path / "x").write_bytes(b"{")
+    remote.send(tmp_path / "x", f"{URL}/manifest.json")
+    with pytest.raises(
+        ArtifactError, match=re.escape(f"{URL}/manifest.json: damaged. Delete it there, and push")
+    ):
+        mirror.push(store, URL)
+    remote.remove(f"{URL}/manifest.json")
+    assert mirror.push(store, URL).shards == 3
 
 
 def test_from_the_command_line(store, bucket, tmp_path):

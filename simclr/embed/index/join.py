@@ -11,7 +11,7 @@ import numpy as np
 
 from simclr.artifacts import IndexInfo, write_atomically
 from simclr.embed.index.build import Note, described, ignore
-from simclr.embed.index.entries import Entries
+from simclr.embed.index.entries import Entries, key_of
 from simclr.embed.index.files import changing, read_index, save_written
 from simclr.embed.index.joined_lists import write_joined
 from simclr.embed.index.parts import folder_of, load_parts
@@ -21,12 +21,13 @@ from simclr.embed.index.tuning import Truth
 from simclr.embed.lookup import Lookup
 from simclr.embed.recall import Neighbours
 from simclr.embed.store import Store
+from simclr.errors import ArtifactError
 
 
 def join_parts(store: Store, path: str | Path, *, note: Note = ignore) -> IndexInfo:
     """Write the index whose parts `build_part` has filled; whatever was at `path` stays until the new one is whole.
 
-    Takes disk for the index twice, memory for 50 bytes a vector. Raises ArtifactError if a part is missing or damaged, or the store has changed.
+    Takes disk for the index twice, memory for about 80 bytes a vector. Raises ArtifactError if a part is missing or damaged, or the store has changed.
     """
     path = Path(path)
     with changing(path):
@@ -34,10 +35,16 @@ def join_parts(store: Store, path: str | Path, *, note: Note = ignore) -> IndexI
         note(f"index: joining parts 1 to {len(kept)}, {sum(part.info.size for part in kept):,} vectors")
         arrays = [part.arrays() for part in kept]
         entries = Entries.joined([Entries.of_arrays(each) for each in arrays])
+        if set(entries.shards) != {key_of(shard) for shard in store.info.shards}:
+            raise ArtifactError(
+                f"{folder_of(path)}: its parts were filled from another copy of {store.folder}. Delete them, and build them from this one."
+            )
         held, lookup = trained.arrays(), Lookup(store)
         truth = Truth(held["vectors"], _merged([(each["similarities"], each["near"]) for each in arrays]))
         del arrays
         unfinished = folder_of(path) / "joined.faiss"
+        for leftover in unfinished.parent.glob(f".{unfinished.name}.*.tmp"):  # of one that was killed
+            leftover.unlink()
         try:
             parts = [read_index(part.index_file, mapped=True) for part in kept]
             write_atomically(

@@ -1,15 +1,14 @@
 """An index that many processes build together: trained once, filled apart, each part from some shards of the store. Joins nothing.
 
-    out.faiss.parts/  trained.faiss, .npz, .json            an index without entries, and the vectors left out to judge by
-                      part-1-of-8.faiss, .npz, .json        its part of the entries, and which of them are near those
+    out.faiss.parts/  trained.faiss, .npz, .json                  an index without entries, and the vectors left out to judge by
+                      part-1-of-8-0123abcd.faiss, .npz, .json     its part of the entries, and which of them are near those
 
-A `.json` is written last and carries the SHA-256 of its two files. Parts of another training, or of the store as it was once, do
-not count.
+A `.json` is written last and carries the SHA-256 of its two files. The names of parts end with the SHA-256 of the index that they fill, so
+that builders of two trainings never meet in a file.
 """
 
 import dataclasses
 import re
-import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -39,6 +38,8 @@ from simclr.errors import ArtifactError, ConfigError
 from simclr.sources.cache import load_arrays, save_arrays
 
 _TRAINED = "trained"
+_FEWEST = 200
+"""Vectors of which a tenth tells anything."""
 
 Info = TypeVar("Info", TrainedInfo, PartInfo)
 
@@ -61,9 +62,9 @@ class Shard:
     def __str__(self) -> str:
         return f"{self.number}/{self.parts}"
 
-    @property
-    def name(self) -> str:
-        return f"part-{self.number}-of-{self.parts}"
+    def name(self, trained: TrainedInfo) -> str:
+        """Of its files."""
+        return f"part-{self.number}-of-{self.parts}-{trained.sha256[:8]}"
 
 
 @dataclass(frozen=True)
@@ -88,22 +89,28 @@ def folder_of(path: Path) -> Path:
 def train_parts(
     store: Store, path: str | Path, wish: IndexWish | None = None, *, note: Note = ignore
 ) -> TrainedInfo:
-    """Choose the type of an index and train it, for `build_part` to fill; parts of an earlier training are deleted.
+    """Choose the type of an index and train it, for `build_part` to fill.
 
-    A type is chosen as `build_index` does, among those whose parts can be joined. One that is named needs a sample of the store; to
-    choose one, the whole store is read. Raises ConfigError if nothing can meet the wish, if parts of the named type cannot be joined, or
-    if there are too few vectors; ArtifactError if a shard is damaged.
+    What was trained for the store as it is and the same wish is left as it is; parts of another training are deleted. A type is
+    chosen as `build_index` does, among those whose parts can be joined. One that is named needs a sample of the store; to choose one, the whole
+    store is read. Raises ConfigError if nothing can meet the wish, if parts of the named type cannot be joined, or if there are too few
+    vectors; ArtifactError if a shard is damaged.
     """
     path, wish = Path(path), wish or IndexWish()
+    folder = folder_of(path)
+    if len(store) < _FEWEST:
+        raise _too_few(store)
     with changing(path):
+        there = find(folder, _TRAINED, TrainedInfo)
+        if there is not None and _for(there.info, store) and there.info.wish == wish:
+            note(f"index: trained already; delete {folder} to train again")
+            return there.info
         lookup = Lookup(store)
         apart = SetApart.of(store, lookup, wish.index_type)
         choice = _choice(store, lookup, apart, wish, note=note)
         note(f"index: training {choice.ranked[0]} with {len(apart.training):,} vectors")
         index = trained_index(choice.ranked[0], apart.training, choice.centroids)
-        folder = folder_of(path)
-        shutil.rmtree(folder, ignore_errors=True)
-        folder.mkdir(parents=True, exist_ok=True)
+        folder.mkdir(exist_ok=True)
         info = TrainedInfo(
             sha256="",
             arrays_sha256="",
@@ -114,7 +121,11 @@ def train_parts(
             reason=choice.reason,
             trials=choice.trials,
         )
-        return _save(folder, _TRAINED, index, {"ids": apart.held_ids, "vectors": apart.queries}, info)
+        info = _save(folder, _TRAINED, index, {"ids": apart.held_ids, "vectors": apart.queries}, info)
+        for part in folder.glob("part-*"):
+            if f"-{info.sha256[:8]}." not in part.name:
+                part.unlink(missing_ok=True)
+        return info
 
 
 def build_part(
@@ -127,8 +138,9 @@ def build_part(
     """
     trained = load_trained(store, Path(path))
     folder = folder_of(Path(path))
-    with changing(folder / f"{shard.name}.faiss"):
-        if (there := find(folder, shard.name, PartInfo)) is not None and _of(there.info, trained.info):
+    name = shard.name(trained.info)
+    with changing(folder / f"{name}.faiss"):
+        if (there := find(folder, name, PartInfo)) is not None:
             note(f"index: part {shard} is there already")
             return there.info
         index, held = read_index(trained.index_file), trained.arrays()
@@ -150,10 +162,8 @@ def build_part(
             progress(done, total, "")
         similarities, near = exact.neighbours
         arrays = Entries.joined(entries).arrays() | {"similarities": similarities, "near": near}
-        info = PartInfo(
-            sha256="", arrays_sha256="", trained_sha256=trained.info.sha256, size=int(index.ntotal)
-        )
-        return _save(folder, shard.name, index, arrays, info)
+        info = PartInfo(sha256="", arrays_sha256="", size=int(index.ntotal))
+        return _save(folder, name, index, arrays, info)
 
 
 def load_trained(store: Store, path: Path) -> Kept[TrainedInfo]:
@@ -174,19 +184,16 @@ def load_trained(store: Store, path: Path) -> Kept[TrainedInfo]:
 def load_parts(store: Store, path: Path) -> tuple[Kept[TrainedInfo], list[Kept[PartInfo]]]:
     """The trained index with all its parts. Raises ArtifactError if one is missing or damaged."""
     trained, folder = load_trained(store, path), folder_of(path)
-    counts = {
-        int(match[1])
-        for name in folder.iterdir()
-        if (match := re.fullmatch(r"part-\d+-of-(\d+)\.json", name.name))
-    }
+    pattern = rf"part-\d+-of-(\d+)-{trained.info.sha256[:8]}\.json"
+    counts = {int(match[1]) for file in folder.iterdir() if (match := re.fullmatch(pattern, file.name))}
     missing = [Shard(1, 1)]
     for count in sorted(counts):
         wanted = [Shard(number, count) for number in range(1, count + 1)]
-        found = {shard: find(folder, shard.name, PartInfo) for shard in wanted}
-        parts = [part for part in found.values() if part is not None and _of(part.info, trained.info)]
+        found = {shard: find(folder, shard.name(trained.info), PartInfo) for shard in wanted}
+        parts = [part for part in found.values() if part is not None]
         if len(parts) == count:
             return trained, parts
-        missing = [shard for shard, part in found.items() if part is None or not _of(part.info, trained.info)]
+        missing = [shard for shard, part in found.items() if part is None]
     named = ", ".join(map(str, missing[:3])) + (", ..." if len(missing) > 3 else "")
     raise ArtifactError(
         f"{folder}: missing {named}. Run: simclr index build {store.folder} --out {path} --shard {missing[0]}"
@@ -217,15 +224,19 @@ def _save(folder: Path, name: str, index: Any, arrays: dict[str, NDArray[Any]], 
     return info
 
 
-def _of(part: PartInfo, trained: TrainedInfo) -> bool:
-    return part.trained_sha256 == trained.sha256
+def _for(trained: TrainedInfo, store: Store) -> bool:
+    return (trained.store_uid, trained.generation) == (store.info.uid, store.info.generation)
+
+
+def _too_few(store: Store) -> ConfigError:
+    return ConfigError(
+        f"{store.folder}: {len(store):,} vectors are too few to index in parts. Run: simclr index build {store.folder}"
+    )
 
 
 def _choice(store: Store, lookup: Lookup, apart: SetApart, wish: IndexWish, *, note: Note) -> Choice:
     if apart.few:
-        raise ConfigError(
-            f"{store.folder}: {len(store):,} vectors are too few to index in parts. Run: simclr index build {store.folder}"
-        )
+        raise _too_few(store)
     if wish.index_type != "auto":
         if not joinable(empty_index(store.info.width, wish.index_type)):
             raise ConfigError(
@@ -235,9 +246,7 @@ def _choice(store: Store, lookup: Lookup, apart: SetApart, wish: IndexWish, *, n
         return Choice((wish.index_type,), (), "as asked for", None)
     offered = joinable_candidates(len(store), store.info.width)
     if not offered:
-        raise ConfigError(
-            f"{store.folder}: {len(store):,} vectors are too few to index in parts. Run: simclr index build {store.folder}"
-        )
+        raise _too_few(store)
     note(f"index: exact search of {len(apart.queries):,} queries")
     tuning = apart.truth(store).part(TUNING)
     return choose(

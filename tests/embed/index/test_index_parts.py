@@ -209,7 +209,7 @@ def test_parts_of_an_earlier_training_do_not_count(made, tmp_path):
     train_parts(made.store, tmp_path / "v.faiss", IndexWish(index_type="IVF16,SQ8"))
     for file in kept.glob("part-*"):
         shutil.copy(file, folder_of(tmp_path / "v.faiss"))
-    with pytest.raises(ArtifactError, match=re.escape("missing 1/3, 2/3, 3/3.")):
+    with pytest.raises(ArtifactError, match=re.escape("missing 1/1.")):
         join_parts(made.store, tmp_path / "v.faiss")
     build_part(made.store, tmp_path / "v.faiss", Shard(1, 3))
     with pytest.raises(ArtifactError, match=re.escape("missing 2/3, 3/3.")):
@@ -231,12 +231,13 @@ def test_a_store_that_changed_since_has_to_be_trained_for_again(made, tmp_path, 
 
 def test_a_damaged_part_is_named_and_the_index_stays(made, tmp_path):
     before = build(made, tmp_path / "v.faiss")
-    part = folder_of(tmp_path / "v.faiss") / "part-2-of-3.faiss"
+    (part,) = folder_of(tmp_path / "v.faiss").glob("part-2-of-3-*.faiss")
     data = bytearray(part.read_bytes())
     data[-9] ^= 1
     part.write_bytes(data)
     with pytest.raises(
-        ArtifactError, match=r"part-2-of-3\.faiss: missing or damaged\. Delete .*part-2-of-3\.json"
+        ArtifactError,
+        match=r"part-2-of-3-\w{8}\.faiss: missing or damaged\. Delete .*part-2-of-3-\w{8}\.json",
     ):
         join_parts(made.store, tmp_path / "v.faiss")
     assert load_index(tmp_path / "v.faiss")[1] == before
@@ -254,13 +255,31 @@ def test_a_damaged_shard_of_the_store_fills_nothing(made, tmp_path):
 
 def test_nothing_is_left_of_joining(made, tmp_path):
     build(made, tmp_path / "v.faiss")
-    names = {path.name for path in folder_of(tmp_path / "v.faiss").iterdir() if not path.name.startswith(".")}
-    each = [
-        f"{name}.{ending}"
-        for name in ("trained", *(f"part-{i}-of-3" for i in (1, 2, 3)))
-        for ending in ("faiss", "json", "npz")
-    ]
-    assert names == set(each)
+    left = [path.name for path in folder_of(tmp_path / "v.faiss").iterdir() if not path.name.startswith(".")]
+    assert sorted({name[: name.rindex(".")].rpartition("-")[0] for name in left}) == [
+        "", "part-1-of-3", "part-2-of-3", "part-3-of-3",
+    ]  # fmt: skip
+    assert len(left) == 12
+
+
+def test_training_again_keeps_what_was_trained_and_filled(made, tmp_path):
+    trained = train_parts(made.store, tmp_path / "v.faiss", WISH)
+    build_part(made.store, tmp_path / "v.faiss", Shard(1, 1))
+    assert train_parts(made.store, tmp_path / "v.faiss", WISH) == trained
+    assert join_parts(made.store, tmp_path / "v.faiss").size == 900
+
+
+def test_parts_of_two_copies_of_a_store_are_not_joined(made, tmp_path):
+    """As far by generation, but by another way."""
+    shutil.copytree(made.folder, tmp_path / "copy.store")
+    copy = Changing(tmp_path / "copy.store", made.model)
+    made.change(add=clustered(150, 8))
+    copy.change(add=clustered(150, 9))
+    train_parts(made.store, tmp_path / "v.faiss", WISH)
+    build_part(made.store, tmp_path / "v.faiss", Shard(1, 2))
+    build_part(copy.store, tmp_path / "v.faiss", Shard(2, 2))
+    with pytest.raises(ArtifactError, match="filled from another copy"):
+        join_parts(made.store, tmp_path / "v.faiss")
 
 
 # ---- what cannot be
@@ -287,6 +306,8 @@ def test_a_type_whose_parts_cannot_be_joined_is_refused(made, tmp_path, factory)
 def test_too_few_vectors_are_refused(changing, made, tmp_path):
     with pytest.raises(ConfigError, match="150 vectors are too few to index in parts"):
         train_parts(changing(150, name="few").store, tmp_path / "v.faiss", WISH)
+    with pytest.raises(ConfigError, match="0 vectors are too few to index in parts"):
+        train_parts(changing(0, name="none").store, tmp_path / "v.faiss")
     with pytest.raises(ConfigError, match="900 vectors are too few to index in parts"):
         train_parts(made.store, tmp_path / "v.faiss", IndexWish())
 
