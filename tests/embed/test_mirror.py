@@ -2,12 +2,13 @@
 
 import re
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
 from test_cli import run
-from test_s3 import credentials, pictures, serving  # noqa: F401
+from test_s3 import Server, credentials, free_port, serving  # noqa: F401
 
 from simclr.artifacts import SourceInfo
 from simclr.embed import Store, mirror, shards
@@ -59,10 +60,23 @@ def store(model, tmp_path, monkeypatch) -> Path:
     return folder
 
 
+@pytest.fixture(scope="module")
+def server(tmp_path_factory) -> Iterator[Server]:
+    """One for all tests: starting it takes seconds."""
+    started = Server(tmp_path_factory.mktemp("empty"), free_port())
+    yield started
+    started.close()
+
+
 @pytest.fixture
-def bucket(serving, tmp_path) -> None:  # noqa: F811
-    (tmp_path / "empty").mkdir()
-    return serving(tmp_path / "empty")
+def bucket(server, monkeypatch) -> Iterator[None]:
+    """With nothing in it."""
+    monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{server.port}")
+    yield
+    files, _ = remote._open(URL)
+    files.invalidate_cache()
+    for path in files.find("photos"):
+        files.rm_file(path)
 
 
 def test_a_store_comes_back_as_it_went(store, bucket, tmp_path):
