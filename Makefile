@@ -40,6 +40,8 @@ bench: $(INSTALLED)  ## measure against the peers; reports land in benchmarks/; 
 	$(BIN)/python benchmarks/scan.py
 	$(BIN)/python benchmarks/index_choice.py $(if $(AUTOFAISS),--autofaiss $(AUTOFAISS))
 	$(BIN)/python benchmarks/index_large.py
+	$(BIN)/python benchmarks/index_parts.py
+	$(BIN)/python benchmarks/cost_curves.py
 	$(BIN)/python benchmarks/index_kills.py
 	$(BIN)/python benchmarks/index_flips.py
 	$(BIN)/python benchmarks/serve.py
