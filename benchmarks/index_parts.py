@@ -88,7 +88,7 @@ def run(work: Path, rows: int, parts: int, factory: str, *, keep: bool) -> None:
     folder = joined.with_name(joined.name + ".parts")
     given = [
         folder / "trained.faiss",
-        *(folder / f"part-{number}-of-{parts}.faiss" for number in range(1, parts + 1)),
+        *sorted(folder.glob(f"part-*-of-{parts}-*.faiss")),
     ]
     given.append(left_out(folder, work / "rest.faiss"))
     step("merge_ondisk: merged", rival, *given, code=RIVAL)
