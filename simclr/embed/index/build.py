@@ -94,15 +94,24 @@ def build(store: Store, path: Path, wish: IndexWish, *, progress: Progress, note
     assert best is not None
     if not apart.few:
         best.index.add_with_ids(apart.queries, apart.held_ids)
-    reason = choice.reason if best.factory == choice.ranked[0] else "the best of those tried with all vectors"
-    parameters = best.setting.parameters(best.index)
-    info = described(store, path, wish, best.factory, parameters, best.measured, reason, choice.trials)
+    first = best.factory == choice.ranked[0]
+    info = described(
+        store,
+        path,
+        wish=wish,
+        factory=best.factory,
+        search_parameters=best.setting.parameters(best.index),
+        measured=best.measured,
+        reason=choice.reason if first else "the best of those tried with all vectors",
+        trials=choice.trials,
+    )
     return save_index(path, best.index, info, Entries.of(store, Entries.none()))
 
 
 def described(
     store: Store,
     path: Path,
+    *,
     wish: IndexWish,
     factory: str,
     search_parameters: dict[str, float],

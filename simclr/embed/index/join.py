@@ -58,9 +58,15 @@ def join_parts(store: Store, path: str | Path, *, note: Note = ignore) -> IndexI
             rest = read_index(trained.index_file)
             rest.add_with_ids(held["vectors"], held["ids"])
             info = described(
-                store, path, wish, trained.info.factory, setting.parameters(index), measured,
-                trained.info.reason, trained.info.trials,
-            )  # fmt: skip
+                store,
+                path,
+                wish=wish,
+                factory=trained.info.factory,
+                search_parameters=setting.parameters(index),
+                measured=measured,
+                reason=trained.info.reason,
+                trials=trained.info.trials,
+            )
             whole = partial(write_joined, trained=read_index(trained.index_file), parts=[index, rest])
             return save_written(path, whole, info, entries)
         finally:

@@ -38,8 +38,6 @@ from simclr.errors import ArtifactError, ConfigError
 from simclr.sources.cache import load_arrays, save_arrays
 
 _TRAINED = "trained"
-_FEWEST = 200
-"""Vectors of which a tenth tells anything."""
 
 Info = TypeVar("Info", TrainedInfo, PartInfo)
 
@@ -98,7 +96,7 @@ def train_parts(
     """
     path, wish = Path(path), wish or IndexWish()
     folder = folder_of(path)
-    if len(store) < _FEWEST:
+    if not len(store):
         raise _too_few(store)
     with changing(path):
         there = find(folder, _TRAINED, TrainedInfo)
@@ -111,6 +109,8 @@ def train_parts(
         note(f"index: training {choice.ranked[0]} with {len(apart.training):,} vectors")
         index = trained_index(choice.ranked[0], apart.training, choice.centroids)
         folder.mkdir(exist_ok=True)
+        # what a kill leaves is then nothing trained, and not something damaged
+        (folder / f"{_TRAINED}.json").unlink(missing_ok=True)
         info = TrainedInfo(
             sha256="",
             arrays_sha256="",

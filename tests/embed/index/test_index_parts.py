@@ -1,5 +1,6 @@
 """An index whose parts were filled apart is the one that is built in one piece, whatever was done in which order."""
 
+import contextlib
 import os
 import re
 import shutil
@@ -170,12 +171,9 @@ def test_a_part_that_is_there_is_not_filled_again(made, tmp_path):
     assert notes == ["index: part 1/2 is there already"]
 
 
-@pytest.mark.parametrize("number", [1, 2, 3])
-def test_a_builder_killed_at_any_file_leaves_no_part_and_the_next_fills_it(
-    made, tmp_path, monkeypatch, number
-):
-    """Renames: the index, its arrays, and what vouches for both."""
-    train_parts(made.store, tmp_path / "v.faiss", WISH)
+@contextlib.contextmanager
+def dying_at_rename(number: int):
+    """The process ends before this rename: of the index, its arrays, and what vouches for both."""
     replace, count = os.replace, 0
 
     def dying(source, target):
@@ -185,8 +183,15 @@ def test_a_builder_killed_at_any_file_leaves_no_part_and_the_next_fills_it(
             raise KeyboardInterrupt
         replace(source, target)
 
-    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(KeyboardInterrupt):
         patch.setattr(os, "replace", dying)
+        yield
+
+
+@pytest.mark.parametrize("number", [1, 2, 3])
+def test_a_builder_killed_at_any_file_leaves_no_part_and_the_next_fills_it(made, tmp_path, number):
+    train_parts(made.store, tmp_path / "v.faiss", WISH)
+    with dying_at_rename(number):
         build_part(made.store, tmp_path / "v.faiss", Shard(1, 1))
     with pytest.raises(ArtifactError, match="missing 1/1"):
         join_parts(made.store, tmp_path / "v.faiss")
@@ -267,6 +272,15 @@ def test_training_again_keeps_what_was_trained_and_filled(made, tmp_path):
     build_part(made.store, tmp_path / "v.faiss", Shard(1, 1))
     assert train_parts(made.store, tmp_path / "v.faiss", WISH) == trained
     assert join_parts(made.store, tmp_path / "v.faiss").size == 900
+
+
+@pytest.mark.parametrize("number", [1, 2, 3])
+def test_a_training_killed_at_any_file_is_made_again_by_the_same_command(made, tmp_path, number):
+    """Also where it was to replace an earlier one."""
+    train_parts(made.store, tmp_path / "v.faiss", IndexWish(index_type="IVF16,SQ8"))
+    with dying_at_rename(number):
+        train_parts(made.store, tmp_path / "v.faiss", WISH)
+    assert build(made, tmp_path / "v.faiss").factory == "IVF8,SQ8"
 
 
 def test_parts_of_two_copies_of_a_store_are_not_joined(made, tmp_path):
