@@ -5,15 +5,19 @@ both set RANK, WORLD_SIZE and where to meet. Without them every function here do
 Nothing here carries gradients: the loss's gradient is worked out row by row (loss.py), batch norm's in norm.py.
 """
 
+import contextlib
 import datetime
 import os
+import socket
+import time
+import uuid
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch.distributed import TCPStore  # type: ignore[attr-defined]  # documented, but not declared
 
 from simclr.errors import ConfigError, SimclrError, reason
 from simclr.pretrain.launch import FAILED_ELSEWHERE
@@ -22,9 +26,12 @@ T = TypeVar("T")
 
 TIMEOUT = datetime.timedelta(minutes=10)
 """How long a process waits for the others before it ends."""
+_ANSWER = datetime.timedelta(seconds=2)
+"""How long one of them may take to answer where it said it is."""
+_MEETING = "simclr/meeting"
 
 
-@contextmanager
+@contextlib.contextmanager
 def group(device: torch.device) -> Iterator[None]:
     """Be one of the processes that the environment names, for as long as the block runs."""
     if int(os.environ.get("WORLD_SIZE", "1")) == 1 or dist.is_initialized():
@@ -34,7 +41,13 @@ def group(device: torch.device) -> Iterator[None]:
     if device.type == "cuda":
         torch.cuda.set_device(device)
     try:
-        dist.init_process_group(backend, timeout=TIMEOUT)
+        if os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True":
+            number, count = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
+            dist.init_process_group(
+                backend, timeout=TIMEOUT, store=_fresh_store(number), rank=number, world_size=count
+            )
+        else:
+            dist.init_process_group(backend, timeout=TIMEOUT)
     except (RuntimeError, ValueError, OSError) as exc:
         raise SimclrError(
             f"the processes of this run cannot meet ({reason(exc)}). Look at MASTER_ADDR and MASTER_PORT, and whether all "
@@ -48,6 +61,33 @@ def group(device: torch.device) -> Iterator[None]:
         dist.destroy_process_group()
         raise
     dist.destroy_process_group()
+
+
+def _fresh_store(number: int) -> TCPStore:
+    """Where these processes, and none before them, find one another; `number` is this one's rank.
+
+    torchrun lends its own store and keeps it over restarts, but torch (2.14, rendezvous.py) takes it for new: processes
+    started again connect to addresses of those that are gone. So the first one opens another, and says in the lent one
+    where; the others ask there until what they read is answered for.
+    """
+    host, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
+    lent = TCPStore(host, port, is_master=False, timeout=TIMEOUT)
+    if number == 0:
+        fresh, sign = TCPStore("0.0.0.0", 0, is_master=True, timeout=TIMEOUT), uuid.uuid4().hex
+        fresh.set(sign, "")
+        lent.set(_MEETING, f"{fresh.port} {sign}")
+        return fresh
+    until = time.monotonic() + TIMEOUT.total_seconds()
+    while time.monotonic() < until:
+        there, sign = lent.get(_MEETING).decode().split()
+        with contextlib.suppress(OSError, dist.DistError):
+            socket.create_connection((host, int(there)), timeout=_ANSWER.total_seconds()).close()
+            fresh = TCPStore(host, int(there), is_master=False, timeout=_ANSWER)
+            fresh.wait([sign])
+            fresh.set_timeout(TIMEOUT)
+            return fresh
+        time.sleep(0.1)
+    raise RuntimeError(f"the first process is not to be reached on {host}")
 
 
 def rank() -> int:

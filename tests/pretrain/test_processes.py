@@ -221,6 +221,23 @@ def test_torchrun_and_another_number_of_processes_after_a_stop(pictures, alone, 
     assert_same_run(out, alone)
 
 
+def test_torchrun_starts_processes_again_when_one_is_killed(pictures, alone, tmp_path):
+    """Once is allowed. They meet at their first try, though torchrun's store still says where the others were before."""
+    out = tmp_path / "run"
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    words = [*torchrun, "--max-restarts", "1", "-m", *command(pictures, out)[2:]]
+    process = start([*words, "--resume", "--set", "checkpoint_every=1"], OMP_NUM_THREADS="1")
+    wait_for_steps(process, out, 3)
+    pids = subprocess.run(["pgrep", "-P", str(process.pid)], capture_output=True, text=True).stdout.split()
+    for pid in pids:
+        if "RANK=1" in Path(f"/proc/{pid}/environ").read_text().split("\0"):
+            os.kill(int(pid), signal.SIGKILL)
+    code, _, err = finish(process)
+    assert code == 0, err
+    assert "\nresuming at step " in err
+    assert_same_run(out, alone)
+
+
 def test_ctrl_c_stops_all_at_one_step_and_says_how_to_go_on(pictures, alone, tmp_path):
     out = tmp_path / "run"
     process = start(command(pictures, out, "--processes", 2))
