@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 INSTALLED := .venv/.installed
 
-.PHONY: demo test test-slow check browser docs bench bench-learning gpu clean
+.PHONY: demo test test-slow check browser docs pictures bench bench-learning gpu clean
 .DELETE_ON_ERROR:
 
 demo: $(INSTALLED)  ## the whole path on images it draws itself, a few minutes
@@ -26,8 +26,12 @@ browser:  ## Chromium from Debian's packages, for the tests of the search page; 
 		&& DEBIAN_FRONTEND=noninteractive timeout 600 apt-get install -qq --no-install-recommends chromium >/dev/null; } \
 		|| echo "no Chromium here: the tests of the search page will be skipped"
 
-docs: $(INSTALLED)  ## rebuild docs/cli.md and docs/settings.md from the code
+docs: $(INSTALLED)  ## rebuild the pages that come from the code, then the site in site/, without network; dead links end it
 	$(BIN)/python docs/make_docs.py
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --strict
+
+pictures: $(INSTALLED) browser  ## docs/pictures and docs/session.txt anew, a quarter of an hour
+	$(BIN)/python docs/make_pictures.py --work build/pictures
 
 bench: $(INSTALLED)  ## measure against the peers; reports land in benchmarks/; LIGHTLY=lt/bin/python adds lightly-train, AUTOFAISS=af/bin/python autofaiss
 	$(BIN)/python -m uv pip install --quiet --python $(BIN)/python --constraint constraints.txt --editable '.[all-cpu,dev,bench]'
@@ -48,12 +52,17 @@ bench: $(INSTALLED)  ## measure against the peers; reports land in benchmarks/; 
 	$(BIN)/python benchmarks/views_cpu.py
 	$(BIN)/python benchmarks/step_cpu.py
 
-bench-learning: $(INSTALLED)  ## what is learned next to lightly, an hour: make bench-learning CIFAR=cifar10.npz
+bench-learning: $(INSTALLED)  ## what is learned next to lightly, and the paper's findings, two hours: make bench-learning CIFAR=cifar10.npz CALTECH=caltech40
 	$(BIN)/python -m uv pip install --quiet --python $(BIN)/python --constraint constraints.txt --editable '.[all-cpu,dev,bench]'
 	for seed in 0 1 2; do for who in OURS LIGHTLY; do \
-		$(BIN)/python benchmarks/learning_cpu.py run $$who $$seed --cifar $(CIFAR) --out runs/learning || exit 1; \
+		$(BIN)/python benchmarks/learning_cpu.py run $$who cifar $$seed --data $(CIFAR) --out runs/learning || exit 1; \
+		$(BIN)/python benchmarks/learning_cpu.py run $$who caltech $$seed --data $(CALTECH) --out runs/learning || exit 1; \
 	done; done
-	$(BIN)/python benchmarks/learning_cpu.py report --cifar $(CIFAR) --out runs/learning
+	$(BIN)/python benchmarks/learning_cpu.py report --cifar $(CIFAR) --caltech $(CALTECH) --out runs/learning
+	for arm in crop colour both batch-64 batch-1024; do for seed in 0 1 2; do \
+		$(BIN)/python benchmarks/findings_cpu.py run $$arm $$seed --cifar $(CIFAR) --out runs/findings || exit 1; \
+	done; done
+	$(BIN)/python benchmarks/findings_cpu.py report --cifar $(CIFAR) --out runs/findings
 
 gpu:  ## every GPU check of pretraining; needs torch, torchvision, timm and numpy; ARGS="--only step" for some
 	PYTHONPATH="$(CURDIR)$${PYTHONPATH:+:$$PYTHONPATH}" $(or $(wildcard $(BIN)/python),$(PYTHON)) benchmarks/gpu.py $(ARGS)
@@ -65,4 +74,4 @@ $(INSTALLED): pyproject.toml constraints.txt
 	touch $@
 
 clean:
-	rm -rf .venv .pytest_cache .mypy_cache .ruff_cache demo
+	rm -rf .venv .pytest_cache .mypy_cache .ruff_cache demo site build

@@ -6,16 +6,19 @@ import json
 import os
 import platform
 import random
+import re
 import statistics
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
 from simclr.cpus import available_cpus
 
 K = TypeVar("K")
+HERE = Path(__file__).parent
 
 
 def rounds(runs: dict[K, Callable[[], float]], *, times: int) -> dict[K, list[float]]:
@@ -47,9 +50,25 @@ def spread(values: list[float]) -> str:
     return f"{statistics.median(values):.4g} ({min(values):.4g} to {max(values):.4g})"
 
 
-def ratio(first: list[float], second: list[float]) -> float:
+def ratio(first: Sequence[float], second: Sequence[float]) -> float:
     """Of the medians."""
     return statistics.median(first) / statistics.median(second)
+
+
+def short(value: float) -> str:
+    """Three digits, for a cell of a Row."""
+    rounded = float(f"{value:.3g}")
+    return f"{rounded:,.0f}" if rounded == 0 or abs(rounded) >= 100 else f"{rounded:#.3g}"
+
+
+def middle(values: Sequence[float]) -> str:
+    """The median, as short."""
+    return short(statistics.median(values))
+
+
+def lost(is_it: bool, words: str = "lost") -> str:
+    """What a claim or a figure of a Row ends with, where it is a loss."""
+    return f": **{words}**" if is_it else ""
 
 
 def peak_megabytes() -> float:
@@ -58,27 +77,87 @@ def peak_megabytes() -> float:
     return int(line.split()[1]) * 1024 / 1e6
 
 
+@dataclass(frozen=True)
+class Row:
+    """One line of the table in README.md, in Markdown; a figure that is a loss says so in bold."""
+
+    claim: str
+    ours: str
+    peer: str = ""
+    ratio: str = ""
+    limit: str = ""
+
+    def line(self, link: str) -> str:
+        cells = [self.claim, self.ours, self.peer, self.ratio, self.limit, link]
+        assert not any("|" in cell or "\n" in cell for cell in cells), cells
+        return f"| {' | '.join(cells)} |\n"
+
+
 def write(
-    name: str, *, claim: str, body: str, packages: list[str], data: str, keep: bool = True
+    name: str,
+    *,
+    claim: str,
+    body: str,
+    packages: list[str],
+    data: str,
+    rows: Sequence[Row] = (),
+    figures: Any = None,
+    keep: bool = True,
 ) -> Path | None:
-    """A dated report beside the scripts; also printed. Only printed unless `keep`: a quick try is no result."""
-    versions = ", ".join(f"{package} {importlib.metadata.version(package)}" for package in packages)
+    """A dated report beside the scripts, the same as JSON, and its rows in the table of README.md; also printed.
+
+    `figures`: every number behind the report, as JSON takes it. Only printed unless `keep`: a quick try is no result.
+    """
     today = datetime.date.today()
-    command = " ".join(
-        ["python", f"benchmarks/{Path(sys.argv[0]).name}", *(Path(word).name for word in sys.argv[1:])]
-    )
-    text = (
-        f"# {claim}\n\n"
-        f"- date: {today}\n- command: `{command}`\n- data: {data}\n"
-        f"- machine: {processor()}, {available_cpus()} cores used, {platform.system()} {platform.machine()}\n"
-        f"- versions: Python {platform.python_version()}, {versions}\n\n{body}\n"
-    )
-    print(text)
+    about = {
+        "date": f"{today}",
+        "command": " ".join(
+            ["python", f"benchmarks/{Path(sys.argv[0]).name}", *(Path(word).name for word in sys.argv[1:])]
+        ),
+        "data": data,
+        "machine": f"{processor()}, {available_cpus()} cores used, {platform.system()} {platform.machine()}",
+        "versions": ", ".join(
+            [
+                f"Python {platform.python_version()}",
+                *(f"{package} {importlib.metadata.version(package)}" for package in packages),
+            ]
+        ),
+    }
+    lines = [f"- {key}: {f'`{value}`' if key == 'command' else value}" for key, value in about.items()]
+    text = "\n".join([f"# {claim}", "", *lines, "", body, ""])
+    print(text, *(row.line(name) for row in rows), sep="\n")
+    kept = {"claim": claim, **about, "rows": [asdict(row) for row in rows], "figures": figures}
+    numbers = (
+        json.dumps(kept, indent=1, ensure_ascii=False) + "\n"
+    )  # a quick try finds what JSON does not take
     if not keep:
         return None
-    path = Path(__file__).parent / f"{name}_{today:%Y-%m}.md"
+    path = HERE / f"{name}_{today:%Y-%m}.md"
     path.write_text(text)
+    path.with_suffix(".json").write_text(numbers)
+    if rows:
+        refresh_table(HERE / "README.md", path.name, rows)
     return path
+
+
+def refresh_table(table: Path, report: str, rows: Sequence[Row]) -> None:
+    """Puts a report's rows where those of the same script's reports were, or at the table's end."""
+    lines = table.read_text().splitlines(keepends=True)
+    script = report.rpartition("_")[0]
+    old = [
+        number
+        for number, line in enumerate(lines)
+        if re.search(rf"\]\({script}_[\d-]+\.md\) \|$", line.strip())
+    ]
+    place = (
+        old[0]
+        if old
+        else 1 + max(n for n, line in enumerate(lines) if line.startswith("| ") and "_20" in line)
+    )
+    date = report.rpartition("_")[2].removesuffix(".md")
+    new = [row.line(f"[{date}]({report})") for row in rows]
+    rest = [line for number, line in enumerate(lines) if number not in old]
+    table.write_text("".join(rest[:place] + new + rest[place:]))
 
 
 def processor() -> str:

@@ -1,4 +1,5 @@
-"""Write docs/cli.md, docs/settings.md and docs/recipes.md from the code they describe; tests compare them.
+"""Write docs/cli.md, docs/settings.md and docs/recipes.md from the code they describe, and what commands print into README.md and
+the tutorial from docs/session.txt (make_pictures.py); tests compare them.
 
 Run by `make docs`.
 """
@@ -6,6 +7,7 @@ Run by `make docs`.
 import ast
 import dataclasses
 import os
+import re
 import subprocess
 import sys
 from importlib import resources
@@ -17,6 +19,8 @@ from simclr.pretrain.config import Augmentation, PretrainConfig
 from simclr.pretrain.recipe import load_recipe, recipe_names
 
 DOCS = Path(__file__).parent
+SESSION = DOCS / "session.txt"
+SESSION_PAGES = (DOCS.parent / "README.md", DOCS / "tutorial.md")
 
 
 def cli_page() -> str:
@@ -67,6 +71,22 @@ def recipes_page() -> str:
     )
 
 
+def with_session(page: str) -> str:
+    """A page with, below each `$ simclr ...` of its console blocks, what that command printed."""
+    printed = {
+        command: output.strip("\n")
+        for command, output in re.findall(
+            r"^\$ (simclr .*)\n((?:(?!\$ ).*\n?)*)", SESSION.read_text(), flags=re.M
+        )
+    }
+
+    def filled(block: re.Match[str]) -> str:
+        commands = re.findall(r"^\$ (simclr .*)$", block[0], flags=re.M)
+        return "```console\n" + "\n\n".join(f"$ {words}\n{printed[words]}" for words in commands) + "\n```\n"
+
+    return re.sub(r"^```console\n\$ simclr .*?^```\n", filled, page, flags=re.M | re.S)
+
+
 def _rows(source: str, cls: type, prefix: str) -> list[tuple[str, str, str]]:
     body = next(
         n for n in ast.parse(source).body if isinstance(n, ast.ClassDef) and n.name == cls.__name__
@@ -96,3 +116,5 @@ if __name__ == "__main__":
     (DOCS / "cli.md").write_text(cli_page())
     (DOCS / "settings.md").write_text(settings_page())
     (DOCS / "recipes.md").write_text(recipes_page())
+    for page in SESSION_PAGES:
+        page.write_text(with_session(page.read_text()))

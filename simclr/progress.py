@@ -58,10 +58,8 @@ def _lines(what: str) -> Update:
             return
         last = now
         rate = (done - first) / (now - started) if now > started else 0.0
+        speed = f", {rate:,.1f} images/s" if rate else ""  # unknown where all were done at once
         left = f", {(total - done) / rate:,.0f} s left" if rate and done < total else ""
-        print(
-            f"{what}: {done:,} of {total:,} images, {rate:,.1f} images/s{left}  {words}".rstrip(),
-            file=sys.stderr,
-        )
+        print(f"{what}: {done:,} of {total:,} images{speed}{left}  {words}".rstrip(), file=sys.stderr)
 
     return update

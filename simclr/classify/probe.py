@@ -119,12 +119,22 @@ def _chosen(
     best, best_loss, worse = STRENGTHS[0], np.inf, 0
     for strength in STRENGTHS:
         _fit(model.set_params(C=strength), learned_ND, learned_N)
-        log_NC = model.predict_log_proba(asked_ND)
+        log_NC = _log_probabilities(model, asked_ND)
         if (loss := -float(np.take_along_axis(log_NC, labels_N[chosen_N, None], 1).mean())) < best_loss:
             best, best_loss, worse, best_NC = strength, loss, 0, log_NC
         elif (worse := worse + 1) == _PATIENCE:
             break
     return best, logit_temperature(best_NC, labels_N[chosen_N])
+
+
+def _log_probabilities(model: Any, vectors_ND: NDArray[np.float32]) -> NDArray[np.float64]:
+    """(N, C). scikit-learn's own is the logarithm of a float32 probability, which may be 0: minus infinity and a warning."""
+    from scipy.special import log_softmax
+
+    logits = model.decision_function(vectors_ND).astype(np.float64)
+    logits_NC = np.stack([np.zeros_like(logits), logits], axis=1) if logits.ndim == 1 else logits
+    found: NDArray[np.float64] = log_softmax(logits_NC, axis=1)
+    return found
 
 
 def _chosen_by(labels_N: NDArray[np.int64], *, seed: int) -> NDArray[np.bool_]:

@@ -105,3 +105,17 @@ def test_a_number_that_never_changes_does_not_matter():
     found = fit_probe(vectors, labels, 3)
     assert np.isfinite(found.logits(vectors)).all()
     np.testing.assert_array_equal(found.weight_CD[:, 3], 0)
+
+
+@pytest.mark.parametrize("classes", [2, 3])
+def test_a_class_that_is_out_of_the_question_has_a_likelihood_all_the_same(classes):
+    """e to the -400 is 0 in float32, whose logarithm is no number and warns."""
+
+    class Model:
+        def decision_function(self, vectors: np.ndarray) -> np.ndarray:
+            return vectors[:, 0] if classes == 2 else vectors
+
+    logits = np.array([[-400.0, 0.0, 1.0], [3.0, 2.0, -400.0]], np.float32)
+    full = np.stack([np.zeros(2), logits[:, 0]], axis=1) if classes == 2 else logits.astype(float)
+    expected = [[one - np.logaddexp.reduce(row) for one in row] for row in full]
+    np.testing.assert_allclose(probing._log_probabilities(Model(), logits), expected, rtol=1e-12, atol=1e-12)
