@@ -33,22 +33,22 @@ docs: $(INSTALLED)  ## rebuild the pages that come from the code, then the site 
 pictures: $(INSTALLED) browser  ## docs/pictures and docs/session.txt anew, a quarter of an hour
 	$(BIN)/python docs/make_pictures.py --work build/pictures
 
-bench: $(INSTALLED)  ## measure against the peers; reports land in benchmarks/; LIGHTLY=lt/bin/python adds lightly-train, AUTOFAISS=af/bin/python autofaiss
+bench: $(INSTALLED)  ## measure against the peers; reports and the table land in benchmarks/; see benchmarks/README.md for LIGHTLY=, AUTOFAISS=, PHOTOS= and STORE=
 	$(BIN)/python -m uv pip install --quiet --python $(BIN)/python --constraint constraints.txt --editable '.[all-cpu,dev,bench]'
 	$(BIN)/python benchmarks/nt_xent.py
 	$(BIN)/python benchmarks/chunked.py
-	$(BIN)/python benchmarks/embed_cpu.py $(if $(LIGHTLY),--lightly-python $(LIGHTLY))
+	$(BIN)/python benchmarks/embed_cpu.py $(PHOTOS) $(if $(LIGHTLY),--lightly-python $(LIGHTLY))
 	$(BIN)/python benchmarks/decode_cpu.py
 	$(BIN)/python benchmarks/embed_memory.py
 	$(BIN)/python benchmarks/embed_kills.py
 	$(BIN)/python benchmarks/scan.py
-	$(BIN)/python benchmarks/index_choice.py $(if $(AUTOFAISS),--autofaiss $(AUTOFAISS))
+	$(BIN)/python benchmarks/index_choice.py $(if $(AUTOFAISS),--autofaiss $(AUTOFAISS)) $(if $(STORE),--store $(STORE))
 	$(BIN)/python benchmarks/index_large.py
 	$(BIN)/python benchmarks/index_parts.py
 	$(BIN)/python benchmarks/cost_curves.py
 	$(BIN)/python benchmarks/index_kills.py
 	$(BIN)/python benchmarks/index_flips.py
-	$(BIN)/python benchmarks/serve.py
+	$(BIN)/python benchmarks/serve.py $(if $(PHOTOS),--photos $(PHOTOS))
 	$(BIN)/python benchmarks/views_cpu.py
 	$(BIN)/python benchmarks/step_cpu.py
 

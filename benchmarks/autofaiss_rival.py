@@ -23,7 +23,7 @@ import numpy as np
 THREADS = 2
 K, DEEP = 10, 100
 TIE = 1e-5
-"""As in `simclr.embed.recall`."""
+"""As in `simclr.embed.exact`."""
 SINGLE = 200
 """Queries asked alone."""
 

@@ -8,13 +8,14 @@ links, none of which was measured here. One pass a step: the whole share of a GP
 
 import argparse
 
-from reporting import write
+from reporting import Row, write
 from torch import nn
 
 from simclr.encoder import build_encoder
 from simclr.pretrain import SimCLR
 
 GPUS = (8, 64, 512)
+BATCHES = (4096, 32768)
 PER_NODE = 8
 PROJECTED = 128
 
@@ -36,8 +37,8 @@ def main() -> None:
     gradient = 4 * sum(weight.numel() for weight in model.parameters() if weight.requires_grad)
     norms = [module for module in model.modules() if isinstance(module, nn.BatchNorm1d | nn.BatchNorm2d)]
     statistics = 4 * sum(2 * norm.num_features + 1 for norm in norms)
-    rows = []
-    for batch in (4096, 32768):
+    rows, steps = [], []
+    for batch in BATCHES:
         for gpus in GPUS:
             bandwidth = 1e9 * (options.node_gbs if gpus <= PER_NODE else options.network_gbs)
             latency = 1e-6 * (options.node_us if gpus <= PER_NODE else options.network_us)
@@ -46,6 +47,7 @@ def main() -> None:
             norm = 2 * len(norms) * latency + (gpus + 2) * statistics / bandwidth
             gathered = 4 * 2 * batch * PROJECTED / bandwidth + 2 * latency
             step = alone + ring + norm + gathered
+            steps.append({"batch": batch, "GPUs": gpus, "computing": alone, "gradients": ring, "batch norm": norm, "projections": gathered, "step": step})  # fmt: skip
             rows.append(
                 f"| {batch:,} | {gpus} | {2 * batch // gpus:,} | {1e3 * alone:.1f} | {1e3 * ring:.1f} | {1e3 * norm:.1f} | {1e3 * gathered:.1f} | "
                 f"{1e3 * step:.1f} | {100 * alone / step:.0f} % | {2 * batch / step:,.0f} |"
@@ -58,7 +60,19 @@ def main() -> None:
         "| batch | GPUs | views a GPU | computing | gradients | batch norm | projections | step | of it computing | views/s |\n" + "|---" * 10 + "|\n"
         + "\n".join(rows) + "\n"
     )  # fmt: skip
-    write("bandwidth_model", claim="What a training step sends, on paper", data="ResNet-50, projection head of the paper", packages=["torch", "timm"], body=body, keep=not options.quick)  # fmt: skip
+    shares = {batch: ", ".join(f"{100 * each['computing'] / each['step']:.0f}" for each in steps if each["batch"] == batch) for batch in BATCHES}  # fmt: skip
+    in_table = Row(
+        f"what a training step of ResNet-50 sends, on paper: share of it that computes, at a batch of {'; '.join(f'{batch:,}' for batch in shares)} on {', '.join(map(str, GPUS))} GPUs",
+        "; ".join(f"{share} %" for share in shares.values()),
+        limit=f"assumed: {options.views_per_second:,.0f} views/s a GPU; {options.node_gbs:g} GB/s within a machine, {options.network_gbs:g} between them",
+    )
+    figures = {
+        "gradient bytes": gradient,
+        "statistics bytes": statistics,
+        "batch norms": len(norms),
+        "seconds": steps,
+    }
+    write("bandwidth_model", claim="What a training step sends, on paper", data="ResNet-50, projection head of the paper", packages=["torch", "timm"], body=body, rows=[in_table], figures=figures, keep=not options.quick)  # fmt: skip
 
 
 if __name__ == "__main__":

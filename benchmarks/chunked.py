@@ -10,10 +10,10 @@ import sys
 import time
 from functools import partial
 from pathlib import Path
-from statistics import median
+from typing import Any
 
 import torch
-from reporting import peak_megabytes, rounds, spread, write
+from reporting import Row, lost, middle, peak_megabytes, ratio, rounds, short, spread, write
 
 from simclr.cpus import available_cpus
 from simclr.encoder import build_encoder, feature_width
@@ -92,7 +92,7 @@ def memory(case: str, chunk: int, recompute: bool) -> tuple[float, float]:
 
 def main() -> None:
     torch.set_num_threads(available_cpus())
-    tables = []
+    tables, figures = [], {}
     for case, (_, _, batch) in CASES.items():
         plain, recomputing = Step(case), Step(case, recompute=True)
         contenders = {(batch // part, False): plain for part in (1, 2, 4, 8)} | {(batch, True): recomputing}
@@ -106,13 +106,15 @@ def main() -> None:
             {key: partial(seconds, key[0], step) for key, step in contenders.items()}, times=ROUNDS + 1
         )
         taken = {key: values[1:] for key, values in taken.items()}  # the first one warms up
-        whole = median(taken[batch, False])
-        rows = []
+        whole = taken[batch, False]
+        rows, figures[case] = [], {}
         for (chunk, recompute), values in taken.items():
             peak, estimate = memory(case, chunk, recompute)
             name = f"{'recompute' if recompute else f'chunk {chunk}'}"
-            ratio = median(values) / whole
-            rows.append(f"| {name} | {spread(values)} | {ratio:.2f} | {peak:,.0f} | {estimate:,.0f} |")
+            rows.append(
+                f"| {name} | {spread(values)} | {ratio(values, whole):.2f} | {peak:,.0f} | {estimate:,.0f} |"
+            )
+            figures[case][name] = {"seconds": values, "extra MB": peak, "estimate, MB": estimate}
         tables.append(
             f"## {case}, batch {batch}\n\n| | seconds a step | time / one piece | extra peak, MB | estimate, MB |\n"
             "|---|---|---|---|---|\n" + "\n".join(rows)
@@ -127,7 +129,33 @@ def main() -> None:
         "fresh process, which has the weights and crops already; the estimate is what a run prints before its first step and counts "
         "weights, gradients, momenta and crops, too. A step repeats the forward of all chunks but the last: 1/2, 3/4 and 7/8 of "
         "a third of a step where a forward is a third of one.",
+        rows=summary(figures),
+        figures=figures,
     )
+
+
+def summary(figures: dict[str, dict[str, Any]]) -> list[Row]:
+    rows = []
+    for case, found in figures.items():
+        batch = CASES[case][2]
+        whole, *parts = (found[f"chunk {batch // part}"] for part in (1, 2, 4, 8))
+        longer = [ratio(part["seconds"], whole["seconds"]) for part in parts]
+        step = "the same" if rows else "a training step in chunks of 1/2, 1/4, 1/8 of the batch"
+        rows += [
+            Row(
+                f"{step}, {case}, B {batch}, {available_cpus()} cores: time against one piece",
+                f"{', '.join(middle(part['seconds']) for part in parts)} s",
+                f"in one piece {middle(whole['seconds'])} s",
+                ", ".join(map(short, longer)) + lost(max(longer) > 1.45, "more than the 1.45 asked"),
+            ),
+            Row(
+                "the same: extra peak memory",
+                f"{', '.join(short(part['extra MB']) for part in parts)} MB",
+                f"in one piece {short(whole['extra MB'])} MB",
+                ", ".join(short(part["extra MB"] / whole["extra MB"]) for part in parts),
+            ),
+        ]
+    return rows
 
 
 if __name__ == "__main__":

@@ -26,7 +26,7 @@ from typing import Any
 import numpy as np
 import stores
 from classify_rival import PEERS, calibrated, nearest, ready, vote
-from reporting import in_fresh_process, peak_megabytes, ratio, rounds, spread, write
+from reporting import Row, in_fresh_process, lost, middle, peak_megabytes, ratio, rounds, short, spread, write
 
 from simclr.classify.calibration import calibration_error, log_loss
 from simclr.classify.classifier import Classifier
@@ -249,6 +249,52 @@ def ask_lines(kept: dict[str, list[Found]]) -> list[str]:
     return lines
 
 
+def summary(kept: dict[str, dict[str, list[Found]]], rows: int) -> list[Row]:
+    """Of one of the stores made up here, of which so many rows have a class."""
+    fit, ask = kept["fit"], kept["ask"]
+
+    def took(who: str) -> list[float]:
+        return values(fit[who], "seconds")
+
+    def in_all(who: str) -> list[float]:
+        """Calibration included."""
+        return values([one["calibrated"] for one in fit[who]], "seconds")
+
+    def rate(who: str) -> list[float]:
+        return values(ask[who], "rate")
+
+    def worth(who: str) -> str:
+        first = fit[who][0]
+        return f"{first['top-1']:.3f}; {first['calibrated']['calibration error']:.3f}"
+
+    probe, knn = (
+        [ratio(took(ours), peer(theirs)) for peer in (took, in_all)]
+        for ours, theirs in (("probe", "logistic"), ("knn", "vote"))
+    )
+    faster = [ratio(rate("probe"), rate(peer)) for peer in ("logistic", "logistic, unlike")]
+    which = lost(max(faster) < 1) or lost(faster[0] < 1, "lost without the latter")
+    return [
+        Row(
+            f"a linear probe on {rows - rows // 5:,} x {WIDTH}, its strength chosen, {THREADS} cores: time; top-1; calibration error",
+            f"{middle(took('probe'))} s; {worth('probe')}",
+            f"scikit-learn, the same strengths: {middle(took('logistic'))} s, calibrated {middle(in_all('logistic'))} s; {worth('logistic')}",
+            ", ".join(map(short, probe)) + lost(max(probe) > 1),
+        ),
+        Row(
+            f"the same: images a second that get a class, and how unlike all they are{which}",
+            f"{middle(rate('probe'))} /s",
+            f"LogisticRegression {middle(rate('logistic'))} /s; with NearestNeighbors {middle(rate('logistic, unlike'))} /s",
+            "; ".join(map(short, faster)),
+        ),
+        Row(
+            f"kNN of the same, learned and calibrated{lost(knn[1] > 1)}",
+            f"{middle(took('knn'))} s",
+            f"KNeighborsClassifier {middle(took('vote'))} s, calibrated {middle(in_all('vote'))} s",
+            f"{'; '.join(map(short, knn))} times as long",
+        ),
+    ]
+
+
 def values(each: list[Found], name: str) -> list[float]:
     return [one[name] for one in each]
 
@@ -269,7 +315,7 @@ def main() -> None:
         print(json.dumps(fitted(*options.fit) if options.fit else asked(*options.ask)))
         return
     os.environ |= {"OMP_NUM_THREADS": THREADS, "OPENBLAS_NUM_THREADS": THREADS}
-    parts, figures = [], {}
+    parts, figures, in_table = [], {}, []
     with tempfile.TemporaryDirectory() as temporary:
         work = options.work or Path(temporary)
         work.mkdir(exist_ok=True)
@@ -283,6 +329,8 @@ def main() -> None:
                 folder, work, 1 if options.quick else options.times, options.most
             )
             opened = Store.open(folder)
+            if folder.parent == work:
+                in_table += summary(figures[folder.stem], min(options.most, len(opened)))
             parts.append(
                 f"## {len(opened):,} x {opened.info.width}, {folder.name}; {min(options.most, len(opened)):,} have a class\n\n{text}"
             )
@@ -291,9 +339,7 @@ def main() -> None:
         f"{len(STRENGTHS)} values: ours from the weakest up, each from where the last one ended, until two in a row are worse. Answering is for every vector of the store, the model already open. "
         "`classify predict` also checks the store against its SHA-256, gives every image its path, and says how unlike all that it learned from it is; NearestNeighbors tells the peer of that."
     )
-    path = write(options.name, claim="A classifier on the vectors of a store, beside what one writes with scikit-learn", data=f"made up here (PCG64, seed 0): {PER_CLASS:,} of a class in {GROUPS} groups, noise {NOISE:g} times as long as a middle, {ODD:.0%} among another class; and stores where they are named", packages=["numpy", "scipy", "scikit-learn"], body=body, keep=not options.quick)  # fmt: skip
-    if path is not None:
-        path.with_suffix(".json").write_text(json.dumps(figures, indent=1) + "\n")
+    write(options.name, claim="A classifier on the vectors of a store, beside what one writes with scikit-learn", data=f"made up here (PCG64, seed 0): {PER_CLASS:,} of a class in {GROUPS} groups, noise {NOISE:g} times as long as a middle, {ODD:.0%} among another class; and stores where they are named", packages=["numpy", "scipy", "scikit-learn"], body=body, rows=in_table, figures=figures, keep=not options.quick)  # fmt: skip
 
 
 if __name__ == "__main__":

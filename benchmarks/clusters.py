@@ -15,6 +15,7 @@ import statistics
 import sys
 import tempfile
 import time
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,7 @@ from typing import Any
 import numpy as np
 import stores
 import watching
-from reporting import in_fresh_process, peak_megabytes, ratio, rounds, spread, write
+from reporting import Row, in_fresh_process, lost, middle, peak_megabytes, ratio, rounds, short, spread, write
 
 from simclr.classify.cluster_count import choose_count
 from simclr.classify.clusters import find_clusters
@@ -31,6 +32,8 @@ from simclr.embed.store import Store
 
 SIZES, WIDTH, GROUPS, GIVEN, TIMES = (10_000, 50_000, 200_000), 512, 100, 64, 3
 CONTENDERS = ("given", "auto", "peer")
+Found = dict[str, list[dict[str, Any]]]
+"""What `measured` says of each round, by contender."""
 KNOWN = (2, 3, 5, 10, 23, 48, 100)
 """Groups that are to be found."""
 
@@ -80,7 +83,8 @@ def peer(store: Store) -> tuple[int, float, float]:
 # ---- how it grows
 
 
-def sizes(work: Path, all_sizes: tuple[int, ...], times: int) -> str:
+def sizes(work: Path, all_sizes: tuple[int, ...], times: int) -> tuple[str, dict[int, Found]]:
+    figures = {}
     lines = [
         "| vectors | who | clusters | seconds | extra MB | mean cosine |",
         "|---|---|---|---|---|---|",
@@ -90,9 +94,9 @@ def sizes(work: Path, all_sizes: tuple[int, ...], times: int) -> str:
         if not folder.exists():
             blocks = stores.clustered(count, WIDTH, clusters=GROUPS)
             stores.fill(folder, blocks, model=stores.model(work / "export"), width=WIDTH)
-        found: dict[str, list[dict[str, Any]]] = {who: [] for who in CONTENDERS}
+        found: Found = {who: [] for who in CONTENDERS}
 
-        def run(who: str, folder: Path = folder, found: dict[str, list[dict[str, Any]]] = found) -> float:
+        def run(who: str, folder: Path = folder, found: Found = found) -> float:
             found[who].append(in_fresh_process(["--run", who, str(folder)], huge_pages=False))
             return float(found[who][-1]["seconds"])
 
@@ -103,6 +107,7 @@ def sizes(work: Path, all_sizes: tuple[int, ...], times: int) -> str:
                 f"| {count:,} | {title} | {each[0]['clusters']} | {spread(seconds[who])} | "
                 f"{spread([one['extra'] for one in each])} | {each[0]['tightness']:.4f} |"
             )
+        figures[count] = found
         reading = statistics.median(one["reading"] for one in found["peer"])
         lines.append(
             f"| {count:,} | -n {GIVEN} / MiniBatchKMeans | | {ratio(seconds['given'], seconds['peer']):.2f} | "
@@ -110,7 +115,34 @@ def sizes(work: Path, all_sizes: tuple[int, ...], times: int) -> str:
             f"{found['given'][0]['tightness'] / found['peer'][0]['tightness']:.4f} |"
         )
         print(f"  the peer reads {count:,} vectors in {reading:.2f} s of its time", file=sys.stderr)
-    return "\n".join(lines)
+    return "\n".join(lines), figures
+
+
+def summary(figures: dict[int, Found], large: dict[str, dict[str, float]], store: Path) -> list[Row]:
+    """Of the most vectors that were made up, and of the store that is large."""
+    count, found = [*figures.items()][-1]
+
+    def of(who: str, name: str) -> list[float]:
+        return [one[name] for one in found[who]]
+
+    time_, memory, tightness = (
+        ratio(of("given", name), of("peer", name)) for name in ("seconds", "extra", "tightness")
+    )
+    opened = Store.open(store)
+    return [
+        Row(
+            f"{GIVEN} clusters of {count:,} x {WIDTH}, from the store, 2 cores: time; extra memory; mean cosine to the centre (number chosen, too: {middle(of('auto', 'seconds'))} s, {middle(of('auto', 'extra'))} MB)",
+            f"{middle(of('given', 'seconds'))} s; {middle(of('given', 'extra'))} MB; {middle(of('given', 'tightness'))}",
+            f"scikit-learn's MiniBatchKMeans {middle(of('peer', 'seconds'))} s; {middle(of('peer', 'extra'))} MB; {middle(of('peer', 'tightness'))}",
+            f"{short(time_)}{lost(time_ > 1)}; {short(memory)}{lost(memory > 1)}; {short(tightness)}{lost(tightness < 1)}",
+            "2 GB allowed" + lost(max(of("given", "extra") + of("auto", "extra")) > 2000, "not kept"),
+        ),
+        Row(
+            f"{len(opened):,} x {opened.info.width}, 2 cores: 256 clusters; number chosen: time; memory of its own",
+            f"{', '.join(short(cost['seconds']) for cost in large.values())} s; {', '.join(short(cost['its own'] / 1e3) for cost in large.values())} GB",
+            limit=f"{', '.join(short(cost['extra MB'] / 1e3) for cost in large.values())} GB with mapped pages",
+        ),
+    ]
 
 
 # ---- how many
@@ -141,8 +173,11 @@ def unit(vectors: np.ndarray) -> np.ndarray:
     return vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
 
 
-def numbers(named: list[Path], *, vectors: int, known: tuple[int, ...], width: int = 128) -> str:
+def numbers(
+    named: list[Path], *, vectors: int, known: tuple[int, ...], width: int = 128
+) -> tuple[str, list[dict[str, Any]]]:
     """What is chosen where it is known, where there are no groups, and for stores; beside what the silhouette alone says."""
+    found = list[tuple[str, dict[str, Any]]]()
     lines = [
         "| vectors | groups | chosen | stands out | gain | largest silhouette at |",
         "|---|---|---|---|---|---|",
@@ -150,26 +185,27 @@ def numbers(named: list[Path], *, vectors: int, known: tuple[int, ...], width: i
     for groups in known:
         for noise in (0.5, 1.0, 2.0):
             data = uneven(vectors, groups, noise, width=width, seed=groups)
-            lines.append(chosen(f"{vectors:,} x {width}, noise {noise:g}", str(groups), data))
+            found.append(chosen(f"{vectors:,} x {width}, noise {noise:g}", str(groups), data))
     for power in (0.0, 0.7, 1.5):
         title = f"{vectors:,} x {width}, one cloud, axes n^-{power:g}"
-        lines.append(chosen(title, "none", cloud(vectors, power, width=width)))
+        found.append(chosen(title, "none", cloud(vectors, power, width=width)))
     for folder in named:
         stored = np.concatenate([block for _, block in Store.open(folder).blocks()])
         drawn = np.random.Generator(np.random.PCG64(0)).permutation(len(stored))[:24_576]
-        lines.append(
+        found.append(
             chosen(f"{len(stored):,} x {stored.shape[1]}, {folder.name}", "not known", stored[drawn])
         )
-    return "\n".join(lines)
+    return "\n".join([*lines, *(line for line, _ in found)]), [each for _, each in found]
 
 
-def chosen(title: str, groups: str, vectors: np.ndarray) -> str:
+def chosen(title: str, groups: str, vectors: np.ndarray) -> tuple[str, dict[str, Any]]:
+    """A line, and all that was tried."""
     choice = choose_count(vectors)
     best = max(choice.trials, key=lambda each: each.gain)
     plain = max(choice.trials, key=lambda each: each.silhouette)
     line = f"| {title} | {groups} | {choice.count} | {'yes' if choice.stands_out else 'no'} | {best.gain:+.3f} | {plain.count} ({plain.silhouette:.2f}) |"
     print(f"  {line}", file=sys.stderr)
-    return line
+    return line, {"vectors": title, "groups": groups} | asdict(choice)
 
 
 def main() -> None:
@@ -187,25 +223,27 @@ def main() -> None:
         return
     with tempfile.TemporaryDirectory() as temporary:
         work = options.work or Path(temporary)
-        body = sizes(work, (5000,) if options.quick else SIZES, 1 if options.quick else TIMES)
+        body, growing = sizes(work, (5000,) if options.quick else SIZES, 1 if options.quick else TIMES)
     body += (
         f"\n\nMedian (range) of {TIMES} rounds in turn. Vectors: {GROUPS} groups, noise as long as a centre. Ours reads the store, finds centres, and names the images "
         f"of each cluster; MiniBatchKMeans(n_clusters={GIVEN}) has its defaults, its time includes reading the vectors into one array. Mean cosine: of each vector to the "
         "centre of its cluster.\n\n## The number\n\n"
     )
-    body += numbers(
+    text, counts = numbers(
         options.store,
         vectors=2000 if options.quick else 8_000,
         known=KNOWN[:3] if options.quick else KNOWN,
     )
-    body += (
+    body += text + (
         "\n\nThe last column is what the simplified silhouette alone would choose. Groups have sizes up to 1 : 6; noise is in lengths of a "
         "centre. A gain is the silhouette of vectors left out, less that of made-up vectors of the same mean and covariance."
     )
+    large: dict[str, dict[str, float]] = {}
     if options.large:
         body += f"\n\n## {len(Store.open(options.large)):,} x {Store.open(options.large).info.width}\n\n"
-        body += watching.table([["clusters", "-n", "256"], ["clusters"]], store=options.large)
-    write("clusters_cpu", claim="Groups of like images, and how many there are", data="made up here (PCG64), and stores where they are named", packages=["faiss-cpu", "numpy", "scikit-learn"], body=body, keep=not options.quick)  # fmt: skip
+        text, large = watching.table([["clusters", "-n", "256"], ["clusters"]], store=options.large)
+        body += text
+    write("clusters_cpu", claim="Groups of like images, and how many there are", data="made up here (PCG64), and stores where they are named", packages=["faiss-cpu", "numpy", "scikit-learn"], body=body, rows=summary(growing, large, options.large) if large else (), figures={"made up": growing, "number": counts, "large": large}, keep=not options.quick)  # fmt: skip
 
 
 if __name__ == "__main__":

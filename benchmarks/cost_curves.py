@@ -13,14 +13,14 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
 import pictures
 import programs
 import stores
-from reporting import processor, write
+from reporting import Row, processor, short, write
 from watching import EVERY
 
 WIDTH = 512
@@ -188,9 +188,22 @@ def run(work: Path, cifar: Path | None, images: list[int], vectors: list[int], *
             "", f"![curves]({PLOT.name})" if keep else "",
         ]
     )  # fmt: skip
-    write("cost_curves_cpu", claim="What a million images cost, stage by stage", body=body, packages=["faiss-cpu", "onnxruntime", "numpy"], data="below the table", keep=keep)  # fmt: skip
+    write("cost_curves_cpu", claim="What a million images cost, stage by stage", body=body, packages=["faiss-cpu", "onnxruntime", "numpy"], data="below the table", rows=[summary(curves)], figures={name: {"sizes": sizes, "costs": [*map(asdict, costs)]} for name, (sizes, costs) in curves.items()}, keep=keep)  # fmt: skip
     if keep:
         draw(curves)
+
+
+def summary(curves: dict[str, tuple[list[int], list[Cost]]]) -> Row:
+    """What a million takes, of the stages that take a minute or more."""
+    cells = []
+    for name, (sizes, costs) in curves.items():
+        seconds, own = (sum(line(sizes, [cost.values[place] for cost in costs])[:2]) for place in (0, 3))
+        if seconds >= 60:
+            cells.append(f"{name} {short(seconds / 60)} min, {short(own / 1e9)} GB")
+    return Row(
+        f"what a million images cost, foretold by lines through {len(sizes)} sizes, 2 cores: time and memory of those of {len(curves)} stages that take a minute or more",
+        "; ".join(cells),
+    )
 
 
 def draw(curves: dict[str, tuple[list[int], list[Cost]]]) -> None:

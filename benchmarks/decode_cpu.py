@@ -16,7 +16,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from io import BytesIO
 from pathlib import Path
@@ -27,7 +27,7 @@ from numpy.typing import NDArray
 from pictures import drawn_jpegs, encoded, jpegs_of
 from PIL import Image
 from programs import SIMCLR, export, run
-from reporting import ratio, rounds, spread, write
+from reporting import Row, lost, middle, ratio, rounds, short, spread, write
 
 from simclr.cpus import available_cpus
 from simclr.images import decode
@@ -52,11 +52,12 @@ def main() -> None:
     try:
         encoders = opened(options.model, work, quick=options.quick)
         sources = jpegs_of(options.folder) if options.folder else drawn_jpegs(count, (500, 375))
-        parts: list[str] = []
+        parts, kinds = list[str](), dict[str, Measured]()
         for name, make in KINDS.items():
             rng = np.random.default_rng(0)
             data = [encoded(make(sources, i, rng)) for i in range(count)]
-            parts.append(section(name, data, encoders, quick=options.quick))
+            kinds[name] = measured(data, encoders, times=1 if options.quick else ROUNDS)
+            parts.append(section(name, data, kinds[name]))
     finally:
         shutil.rmtree(work)
     write(
@@ -68,6 +69,8 @@ def main() -> None:
         + f"\n\nMedian (range) of {1 if options.quick else ROUNDS} rounds in turn over {min(TIMED, count)} pictures, from bytes in memory to "
         "(224, 224, 3) uint8. `ours` is `simclr.images.decode` and `Recipe.apply`; the rows under it are the same with another margin. "
         "Cosines are with the embeddings of Pillow's full path, each encoder with its own size and crop.",
+        rows=[summary(kinds)],
+        figures={name: asdict(found) for name, found in kinds.items()},
         keep=not options.quick,
     )
 
@@ -146,43 +149,95 @@ def paths(recipe: Recipe) -> dict[str, Make]:
 # ---- measuring
 
 
-def section(name: str, data: list[bytes], encoders: dict[str, Encoder], *, quick: bool) -> str:
-    """One kind: speed of every path at 1 and 2 threads, cosines, and where the time goes."""
-    runs = paths(Recipe())
-    times = 1 if quick else ROUNDS
-    timed = data[:TIMED]
-    alone = rounds({path: partial(milliseconds, make, timed, 1) for path, make in runs.items()}, times=times)
-    both = rounds({path: partial(milliseconds, make, timed, 2) for path, make in runs.items()}, times=times)
-    kept = {model: cosines(encoder, data) for model, encoder in encoders.items()}
+@dataclass(frozen=True)
+class Measured:
+    """One kind of picture."""
+
+    alone: dict[str, list[float]]
+    """Milliseconds an image with 1 thread, by path."""
+    both: dict[str, list[float]]
+    """With 2."""
+    kept: dict[str, dict[str, list[float]]]
+    """What `cosines` says, by encoder and path."""
+
+    @property
+    def ours(self) -> str:
+        return next(path for path in self.alone if path.startswith("ours"))
+
+    @property
+    def faster(self) -> list[float]:
+        """Times, than the faster full path: 1 thread, 2."""
+        return [
+            ratio(
+                min(times["Pillow, every pixel"], times["simplejpeg, every pixel"], key=statistics.median),
+                times[self.ours],
+            )
+            for times in (self.alone, self.both)
+        ]
+
+    @property
+    def least(self) -> float:
+        """Cosine of all encoders."""
+        return min(
+            numbers[0]
+            for found in self.kept.values()
+            for path, numbers in found.items()
+            if path.startswith("ours")
+        )
+
+
+def measured(data: list[bytes], encoders: dict[str, Encoder], *, times: int) -> Measured:
+    runs, timed = paths(Recipe()), data[:TIMED]
+    return Measured(
+        rounds({path: partial(milliseconds, make, timed, 1) for path, make in runs.items()}, times=times),
+        rounds({path: partial(milliseconds, make, timed, 2) for path, make in runs.items()}, times=times),
+        {model: cosines(encoder, data) for model, encoder in encoders.items()},
+    )
+
+
+def summary(kinds: dict[str, Measured]) -> Row:
+    def milliseconds(start: str) -> str:
+        return (
+            ", ".join(
+                middle(next(v for path, v in kind.alone.items() if path.startswith(start)))
+                for kind in kinds.values()
+            )
+            + " ms"
+        )
+
+    faster, least = [kind.faster[0] for kind in kinds.values()], min(kind.least for kind in kinds.values())
+    return Row(
+        f"12-megapixel JPEGs to pixels for 224 px, 1 thread: {'; '.join(kinds)}",
+        milliseconds("ours"),
+        f"simplejpeg, every pixel {milliseconds('simplejpeg')}; Pillow {milliseconds('Pillow')}",
+        ", ".join(map(short, faster)) + lost(min(faster) < 2.5, "below the 2.5 asked"),
+        f"smallest cosine of embeddings {least:.5f}" + lost(least < 0.99, "below the 0.99 asked"),
+    )
+
+
+def section(name: str, data: list[bytes], found: Measured) -> str:
+    """One kind, and where its time goes."""
+    alone, both = found.alone, found.both
     rows = "\n".join(
         f"| {path} | {spread(alone[path])} | {spread(both[path])} | {ratio(alone['Pillow, every pixel'], alone[path]):.2f} | "
         f"{ratio(alone['simplejpeg, every pixel'], alone[path]):.2f} | {ratio(both['simplejpeg, every pixel'], both[path]):.2f} |"
-        for path in runs
-    )
-    our = next(path for path in runs if path.startswith("ours"))
-    full = min((alone["Pillow, every pixel"], alone["simplejpeg, every pixel"]), key=statistics.median)
-    full_2 = min((both["Pillow, every pixel"], both["simplejpeg, every pixel"]), key=statistics.median)
-    least = min(
-        float(numbers.split(" | ")[0])
-        for found in kept.values()
-        for path, numbers in found.items()
-        if path.startswith("ours")
+        for path in alone
     )
     goals = (
         "| ours | found | asked |\n|---|---|---|\n"
-        f"| times faster than the faster full path, 1 thread; 2 | {ratio(full, alone[our]):.2f}; {ratio(full_2, both[our]):.2f} | 2.5 |\n"
-        f"| smallest cosine of all encoders | {least:.5f} | 0.99 |"
+        f"| times faster than the faster full path, 1 thread; 2 | {found.faster[0]:.2f}; {found.faster[1]:.2f} | 2.5 |\n"
+        f"| smallest cosine of all encoders | {found.least:.5f} | 0.99 |"
     )
     near = "\n".join(
-        f"| {model} | {path} | {numbers} |"
-        for model, found in kept.items()
-        for path, numbers in found.items()
+        f"| {model} | {path} | {least:.5f} | {one_percent:.5f} | {mean:.6f} | {between:.3f} |"
+        for model, by_path in found.kept.items()
+        for path, (least, one_percent, mean, between) in by_path.items()
     )
     megabytes = statistics.mean(len(each) for each in data) / 1e6
     return (
         f"## {name}, {megabytes:.1f} MB a file\n\n{goals}\n\n"
         "| | ms an image, 1 thread | 2 threads | times faster than Pillow, 1 thread | than simplejpeg | than simplejpeg, 2 threads |\n"
-        f"|---|---|---|---|---|---|\n{rows}\n\n{parts_of(timed)}\n\n"
+        f"|---|---|---|---|---|---|\n{rows}\n\n{parts_of(data[:TIMED])}\n\n"
         f"| encoder | path | smallest cosine | 1 % | mean | mean of two different pictures |\n|---|---|---|---|---|---|\n{near}"
     )
 
@@ -196,7 +251,7 @@ def milliseconds(make: Make, data: list[bytes], threads: int) -> float:
         return (time.perf_counter() - started) * 1000 / len(data)
 
 
-def cosines(encoder: Encoder, data: list[bytes]) -> dict[str, str]:
+def cosines(encoder: Encoder, data: list[bytes]) -> dict[str, list[float]]:
     """Smallest, 1 % and mean of each path against Pillow's full one, with the encoder's own recipe; and how near it puts any two."""
     vectors = {}
     for path, make in paths(encoder.recipe).items():
@@ -207,9 +262,7 @@ def cosines(encoder: Encoder, data: list[bytes]) -> dict[str, str]:
     found = {}
     for path, these in vectors.items():
         cosine = (these * reference).sum(1)
-        found[path] = (
-            f"{cosine.min():.5f} | {np.quantile(cosine, 0.01):.5f} | {cosine.mean():.6f} | {between:.3f}"
-        )
+        found[path] = [*map(float, (cosine.min(), np.quantile(cosine, 0.01), cosine.mean(), between))]
     return found
 
 

@@ -18,14 +18,15 @@ import sys
 import tempfile
 import time
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from itertools import combinations
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image
 from programs import embed, run
-from reporting import write
+from reporting import Row, lost, short, write
 
 from simclr.classify.copies import KINDS
 from simclr.classify.copy_search import find_duplicates
@@ -130,15 +131,54 @@ def hindsight(images: Images, one_P: np.ndarray, other_P: np.ndarray, score_P: n
     return int(enough[-1]) + 1 if len(enough) else 0
 
 
-def row(title: str, cut: str, images: Images, one_P: np.ndarray, other_P: np.ndarray) -> str:
-    right = images.right(one_P, other_P)
-    precision = f"{right.mean():.4f}" if len(right) else "no pair"
-    recalls = images.recalls(one_P, other_P)
-    return (
-        f"| {title} | {cut} | {len(right):,} | {int((~right).sum()):,} | {precision} | "
-        + " | ".join(f"{recall:.3f}" for recall in [*recalls, float(np.mean(recalls))])
-        + " |"
-    )
+@dataclass
+class Judged:
+    """Pairs up to a cut."""
+
+    cut: str
+    pairs: int
+    wrong: int
+    recalls: list[float]
+    """Of each kind of copy."""
+
+    @classmethod
+    def of(cls, cut: str, images: Images, one_P: np.ndarray, other_P: np.ndarray) -> "Judged":
+        right = images.right(one_P, other_P)
+        return cls(cut, len(right), int((~right).sum()), images.recalls(one_P, other_P))
+
+    @property
+    def precision(self) -> float:
+        return 1 - self.wrong / self.pairs if self.pairs else 1.0
+
+    @property
+    def recall(self) -> float:
+        return float(np.mean(self.recalls))
+
+    def row(self, title: str) -> str:
+        precision = f"{self.precision:.4f}" if self.pairs else "no pair"
+        recalls = " | ".join(f"{recall:.3f}" for recall in [*self.recalls, self.recall])
+        return f"| {title} | {self.cut} | {self.pairs:,} | {self.wrong:,} | {precision} | {recalls} |"
+
+
+OURS, ALONE = "ours, auto: pairs within groups", "our vectors alone, best in hindsight: pairs"
+PHASH, DEFAULT = "imagededup PHash, best in hindsight: pairs", "imagededup PHash, its default: pairs"
+
+
+def summary(judged: dict[str, Judged], *, copied: int, files: int, model: str) -> list[Row]:
+    """None where imagededup was left out."""
+    if PHASH not in judged:
+        return []
+    ours, peer = judged[OURS], judged[PHASH]
+    return [
+        Row(
+            f"copies of {copied} photos in {len(KINDS)} ways among {files:,} files, precision {PRECISION:g} asked, the cut chosen by itself: mean recall of the {len(KINDS)}, precision; encoder of {model}/",
+            f"{ours.recall:.3f}, {ours.precision:.4f}"
+            + lost(ours.precision < PRECISION, f"below the {PRECISION:g} asked"),
+            f"imagededup's PHash, its best in hindsight: {peer.recall:.3f}, {peer.precision:.4f}",
+            short(ours.recall / peer.recall) + lost(ours.recall < peer.recall),
+            f"our vectors alone, best in hindsight: {judged[ALONE].recall:.3f}",
+        )
+    ]
 
 
 def wrong_pairs(images: Images, one_P: np.ndarray, other_P: np.ndarray, score_P: np.ndarray) -> str:
@@ -201,10 +241,11 @@ def main() -> None:
         best = np.partition(vectors_ND @ vectors_ND.T, -2, axis=1)[:, -2]
         one_P, other_P, alike_P = pairs_above(vectors_ND, float(np.quantile(best, 0.3)))
         most = hindsight(images, one_P, other_P, alike_P)
-        rows = [
-            row("ours, auto: pairs within groups", f"likeness {found.threshold:.4f}", images, *together),
-            row("our vectors alone, best in hindsight: pairs", f"cosine {alike_P[most - 1]:.6f}" if most else "none", images, one_P[:most], other_P[:most]),
-        ]  # fmt: skip
+        judged = {
+            OURS: Judged.of(f"likeness {found.threshold:.4f}", images, *together),
+            ALONE: Judged.of(f"cosine {alike_P[most - 1]:.6f}" if most else "none", images, one_P[:most], other_P[:most]),
+        }  # fmt: skip
+        seconds = {"embedding": embedded - started, "searching": searched - embedded}
         took = f"embedding {embedded - started:.1f} s, looking, choosing and comparing {searched - embedded:.1f} s"
         if options.imagededup:
             said = json.loads(run([options.imagededup, RIVAL, work / "images"]).splitlines()[-1])
@@ -212,22 +253,30 @@ def main() -> None:
             theirs = sorted((distance, number[one], number[other]) for one, other, distance in said["pairs"])
             distance_P, first_P, second_P = (np.array(part) for part in zip(*theirs, strict=True))
             kept = hindsight(images, first_P, second_P, distance_P)
-            rows += [row("imagededup PHash, best in hindsight: pairs", f"{distance_P[kept - 1]} bits" if kept else "none", images, first_P[:kept], second_P[:kept])]  # fmt: skip
+            judged[PHASH] = Judged.of(f"{distance_P[kept - 1]} bits" if kept else "none", images, first_P[:kept], second_P[:kept])  # fmt: skip
             default = distance_P <= 10
-            rows += [row("imagededup PHash, its default: pairs", "10 bits", images, first_P[default], second_P[default])]  # fmt: skip
+            judged[DEFAULT] = Judged.of("10 bits", images, first_P[default], second_P[default])
+            seconds |= {"imagededup, encoding": said["encoding"], "imagededup, comparing": said["comparing"]}
             took += f"; imagededup: hashes {said['encoding']:.1f} s, search {said['comparing']:.1f} s"
     head = f"| | threshold | pairs | wrong | precision | {' | '.join(KINDS)} | mean |\n" + "|---" * (
         6 + len(KINDS)
     )
     body = (
-        f"{head}|\n" + "\n".join(rows) + f"\n\nRecall: share of the copies of a kind that are in a pair with their original, at the precision shown. {took}.\n\n"
+        f"{head}|\n" + "\n".join(each.row(title) for title, each in judged.items()) + f"\n\nRecall: share of the copies of a kind that are in a pair with their original, at the precision shown. {took}.\n\n"
         f"The command reports groups, pairs of a keeper and a copy: {len(in_groups):,}, of which {int((~in_groups).sum()):,} wrong, precision "
         f"{in_groups.mean() if len(in_groups) else 1:.4f}. It foretold a precision of {(found.cut and found.cut.precision) or 0:.3f}, and that it would find "
         + ", ".join(f"{100 * share:.0f} % ({kind})" for kind, share in zip(KINDS, found.cut.found_C if found.cut else [], strict=True))
         + f".\n\n## Wrong pairs of a keeper and a copy, auto\n\n{wrong_pairs(images, *keeping, scores)}\n"
     )  # fmt: skip
+    figures: dict[str, Any] = {
+        "judged": {title: asdict(each) for title, each in judged.items()},
+        "seconds": seconds,
+        "keeper and copy": {"pairs": len(in_groups), "wrong": int((~in_groups).sum())},
+        "foretold": found.cut
+        and {"precision": float(found.cut.precision or 0), "found": [*map(float, found.cut.found_C)]},
+    }
     data = f"{len(sources):,} photos of {options.photos.name}/ and {options.caltech.name}/, {options.copied} of them copied in {len(KINDS)} ways (seed {options.seed}): {len(images.names):,} files; {len(known)} pairs of photos known to be copies"
-    write(f"{options.name}_cpu", claim="Copies of photos, found by small pictures of the nearest, from a likeness on that is chosen by planted copies", data=data, packages=["onnxruntime", "faiss-cpu", "numpy", "pillow"], body=body, keep=not options.quick)  # fmt: skip
+    write(f"{options.name}_cpu", claim="Copies of photos, found by small pictures of the nearest, from a likeness on that is chosen by planted copies", data=data, packages=["onnxruntime", "faiss-cpu", "numpy", "pillow"], body=body, rows=summary(judged, copied=options.copied, files=len(images.names), model=options.model.name), figures=figures, keep=not options.quick)  # fmt: skip
 
 
 if __name__ == "__main__":

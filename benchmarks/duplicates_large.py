@@ -21,7 +21,7 @@ import numpy as np
 import stores
 import watching
 from programs import run
-from reporting import peak_megabytes, write
+from reporting import Row, lost, peak_megabytes, short, write
 
 from simclr.classify.copy_search import find_duplicates
 from simclr.embed.index import build_index
@@ -110,6 +110,31 @@ def twin(store: Path) -> None:
     print(json.dumps({"seconds": time.perf_counter() - started, "peak": peak_megabytes(), "pairs": pairs}))
 
 
+def summary(figures: list[dict[str, Any]], large: dict[str, dict[str, float]], store: Path) -> list[Row]:
+    """Of the most rows, of the most that every pair was compared of, and of the store that is large."""
+    *_, without, indexed = figures
+    *_, bare, fast = (each for each in figures if each["seconds of every pair"])
+    (cost,), opened = large.values(), Store.open(store)
+    faster = [each["seconds of every pair"] / each["seconds"] for each in (bare, fast)]
+    most, least = (
+        pick(each[key] for each in (without, indexed)) for pick, key in ((max, "extra GB"), (min, "found"))
+    )
+    return [
+        Row(
+            f"near copies in {without['rows']:,} x {WIDTH}, 2 cores, without and with an index: time; extra memory; planted pairs found",
+            f"{short(without['seconds'])}, {short(indexed['seconds'])} s; {short(without['extra GB'])}, {short(indexed['extra GB'])} GB; {least:.4f}",
+            f"of {bare['rows']:,}, every pair in numpy: {short(bare['seconds of every pair'])} s, ours {short(bare['seconds'])} and {short(fast['seconds'])} s",
+            f"{', '.join(map(short, faster))} times as fast{lost(faster[1] < 1)}",
+            f"{LIMIT:g} GB allowed" + lost(most > LIMIT, "not kept"),
+        ),
+        Row(
+            f"near copies in {len(opened):,} x {opened.info.width} through an index: time; memory of its own",
+            f"{short(cost['seconds'])} s; {short(cost['its own'] / 1e3)} GB",
+            limit=f"{short(cost['extra MB'] / 1e3)} GB with mapped pages",
+        ),
+    ]
+
+
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--rows", type=int, nargs="+", default=[20_000, 50_000, 200_000])
@@ -121,7 +146,7 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="few rows, nothing written")
     options = parser.parse_args()
     sizes = [2000] if options.quick else options.rows
-    table, worst = [], 0.0
+    table, worst, figures, large = [], 0.0, [], {}
     with tempfile.TemporaryDirectory() as place:
         work = options.work or Path(place)
         work.mkdir(exist_ok=True)
@@ -136,6 +161,7 @@ def main() -> None:
                 worst = max(worst, extra)
                 found = {(one, other) for one, other in ours["pairs"]}
                 wrong = len(found - truth)
+                figures.append({"rows": rows, "index": title, "seconds": ours["seconds"], "extra GB": extra, "found": len(found & truth) / len(truth), "other pairs": wrong, "seconds of every pair": every and every["seconds"]})  # fmt: skip
                 exact = (
                     f"{every['seconds']:.1f} | {every['seconds'] / ours['seconds']:.2f}" if every else " | "
                 )
@@ -153,8 +179,9 @@ def main() -> None:
     if options.large:
         body += f"\n## {len(Store.open(options.large)):,} x {Store.open(options.large).info.width}\n\n"
         words = ["duplicates", "--threshold", "0.97", "--index", str(options.large.with_suffix(".faiss"))]
-        body += watching.table([words], store=options.large)
-    write("duplicates_large_cpu", claim="Near copies in a store of 200,000 vectors of 512 numbers", data=f"made up here (PCG64, seed 0): a cluster for every {PER_CLUSTER} vectors, noise as long as a centre; one in {EVERY} is the vector before it with noise of {NOISE:g}", packages=["faiss-cpu", "numpy", "pyarrow"], body=body, keep=not options.quick)  # fmt: skip
+        text, large = watching.table([words], store=options.large)
+        body += text
+    write("duplicates_large_cpu", claim="Near copies in a store of 200,000 vectors of 512 numbers", data=f"made up here (PCG64, seed 0): a cluster for every {PER_CLUSTER} vectors, noise as long as a centre; one in {EVERY} is the vector before it with noise of {NOISE:g}", packages=["faiss-cpu", "numpy", "pyarrow"], body=body, rows=summary(figures, large, options.large) if large else (), figures={"made up": figures, "large": large}, keep=not options.quick)  # fmt: skip
 
 
 if __name__ == "__main__":

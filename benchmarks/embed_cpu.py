@@ -25,7 +25,7 @@ from pathlib import Path
 
 from pictures import linked, photos
 from programs import embed, export, run, seconds
-from reporting import ratio, rounds, spread, write
+from reporting import Row, lost, middle, ratio, rounds, short, spread, write
 
 from simclr.cpus import available_cpus
 
@@ -76,6 +76,10 @@ def main() -> None:
         data=data,
         packages=["onnxruntime", "torch", "timm", "pillow", "simplejpeg"],
         body=body(rates, starts, version(options.lightly_python)),
+        rows=summary(rates, "photos" if options.folder else "drawn photos of 500x375")
+        if LIGHTLY in rates
+        else (),
+        figures={"images/s": rates, "seconds of starting": starts},
         keep=not options.quick,
     )
 
@@ -162,6 +166,40 @@ def body(rates: dict[str, list[float]], starts: dict[str, list[float]], about_li
         "writing included, and the start is the rest: imports, opening the model, our probe of it. "
         f"{about_lightly}"
     )
+
+
+def summary(rates: dict[str, list[float]], photos: str) -> list[Row]:
+    peers = {
+        "lightly-train": LIGHTLY,
+        "timm + DataLoader": BATCH_32,
+        "tuned for it (batch 8, 1 worker)": BATCH_8,
+    }
+    against = {words: ratio(rates[FP32], rates[name]) for words, name in peers.items()}
+    int8 = ratio(rates[INT8], rates[FP32])
+
+    def limit(ours: str, runtime: str) -> str:
+        reached = ratio(rates[ours], rates[runtime])
+        return f"{middle(rates[runtime])} /s, ONNX Runtime on ready tensors: we reach {100 * reached:.0f} %{lost(reached < 0.9, 'below the 90 asked')}"
+
+    return [
+        Row(
+            f"embedding {photos}, ResNet-50 at 224 px, fp32, {available_cpus()} cores",
+            f"{middle(rates[FP32])} /s",
+            "; ".join(
+                f"{words} {middle(rates[name])} /s{lost(against[words] < 2, 'below the 2 asked')}"
+                for words, name in peers.items()
+            ),
+            "; ".join(map(short, against.values())),
+            limit(FP32, READY_FP32),
+        ),
+        Row(
+            "the same with INT8",
+            f"{middle(rates[INT8])} /s",
+            "our fp32",
+            short(int8) + lost(int8 < 2, "below the 2 asked"),
+            limit(INT8, READY_INT8),
+        ),
+    ]
 
 
 # ---- programs

@@ -21,7 +21,7 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +30,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 from pictures import small
 from programs import embed, export, run
-from reporting import write
+from reporting import Row, lost, write
 
 SHARD_ROWS, SHARD_SECONDS = 8, 0.5
 """In place of the package's, which would take a kill a minute to hit anything."""
@@ -239,9 +239,9 @@ LOG = "EMBED_KILLS_LOG"
 def driven(log: str, words: list[str]) -> None:
     """`simclr` with small shards, whose worker counts the images that it embeds."""
     from simclr.cli import main
-    from simclr.embed import sync, workers, writer
+    from simclr.embed import carry_out, workers, writer
 
-    writer.SHARD_ROWS, sync.SHARD_SECONDS = SHARD_ROWS, SHARD_SECONDS
+    writer.SHARD_ROWS, carry_out.SHARD_SECONDS = SHARD_ROWS, SHARD_SECONDS
     os.environ[LOG] = log
     workers._START = "import sys; sys.path[:] = {path!r}; import embed_kills; embed_kills.worker()"
     sys.argv = ["simclr", *words]
@@ -303,6 +303,20 @@ def main() -> None:
         data=data,
         packages=["onnxruntime", "numpy", "pyarrow"],
         body=body(bench, images),
+        rows=[
+            Row(
+                f"{bench.hit.total()} random `kill -9` and a clean run against an undisturbed store",
+                f"{len(bench.problems)} differences" + lost(bool(bench.problems)),
+                limit=f"a kill cost {int(np.median(bench.wasted))} images, at most {max(bench.wasted)}, with shards of {SHARD_ROWS}",
+            )
+        ],
+        figures={
+            "kills": bench.hit,
+            "problems": bench.problems,
+            "images lost by each kill": bench.wasted,
+            "stores": [asdict(each) for each in bench.compared],
+            "seconds": {"start": bench.start, "work": bench.takes},
+        },
         keep=not options.quick,
     )
     if bench.problems:

@@ -16,12 +16,12 @@ import tempfile
 import time
 from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from pictures import linked, small
 from programs import embed, export, rows_in
-from reporting import spread, write
+from reporting import Row, lost, middle, short, spread, write
 
 FEW, MANY, ROUNDS = 5_000, 100_000, 3
 ROW_BYTES = 200
@@ -70,6 +70,8 @@ def main() -> None:
         data=data,
         packages=["onnxruntime", "numpy", "pyarrow", "simplejpeg"],
         body=body(found, few, many),
+        rows=[summary(found, few, many)],
+        figures={name: [asdict(each) for each in took] for name, took in found.items()},
         keep=not options.quick,
     )
 
@@ -87,10 +89,8 @@ def body(found: dict[str, list[Took]], few: int, many: int) -> str:
         ("each process's own", [[x.peaks for x in took] for took in (first, second)]),
         ("at one moment of a rerun", [[x.together for x in took] for took in (first_again, rerun)]),
     ):
-        low, high = map(statistics.median, values)
-        less = high - ROW_BYTES * (many - few) / 1e6
-        grown = (high - low) * 1e6 / (many - few)
-        lines.append(f"| peak memory, {words} | {less / low:.3f} ({grown:+.0f} bytes a row) | 1.1 |")
+        larger, grown = growth(*values, many - few)
+        lines.append(f"| peak memory, {words} | {larger:.3f} ({grown:+.0f} bytes a row) | 1.1 |")
     seconds = statistics.median(x.seconds for x in rerun)
     lines.append(f"| rerun on {many:,} unchanged, s | {seconds:.2f} | 10 |")
     goals = "\n".join(lines)
@@ -99,6 +99,26 @@ def body(found: dict[str, list[Took]], few: int, many: int) -> str:
         f"| {many:,} against {few:,}, {ROW_BYTES} bytes a row taken off | found | asked, at most |\n|---|---|---|\n{goals}\n\n"
         f"Median (range) of {len(first)} rounds in turn. test_resnet at 32 px with random weights, no index. Memory is the resident set of the "
         f"process and all its descendants, looked at every {POLL * 1000:.0f} ms; pages they share count in each."
+    )
+
+
+def growth(small: list[float], large: list[float], rows: int) -> tuple[float, float]:
+    """How many times as much memory, the allowance for rows taken off; and bytes a row in all."""
+    low, high = map(statistics.median, (small, large))
+    return (high - ROW_BYTES * rows / 1e6) / low, (high - low) * 1e6 / rows
+
+
+def summary(found: dict[str, list[Took]], few: int, many: int) -> Row:
+    first, first_again, second, rerun = ([x.together for x in took] for took in found.values())
+    larger, _ = growth(first, second, many - few)
+    _, grown = growth(first_again, rerun, many - few)
+    seconds = statistics.median(x.seconds for x in [*found.values()][-1])
+    return Row(
+        f"peak memory of embedding {many:,} small images against {few:,}, all processes",
+        f"{middle(second)} MB",
+        f"{middle(first)} MB",
+        f"{short(larger)} after {ROW_BYTES} bytes a row" + lost(larger > 1.1, "more than the 1.1 asked"),
+        f"rerun on {many:,} unchanged: {short(seconds)} s{lost(seconds > 10, 'more than the 10 asked')} (its own peak grows by {grown:.0f} bytes a row)",
     )
 
 

@@ -23,7 +23,7 @@ from typing import Any
 
 import numpy as np
 import stores
-from reporting import rounds, spread, write
+from reporting import Row, lost, middle, ratio, rounds, short, spread, write
 from stores import Data, K
 
 from simclr.artifacts import IndexInfo
@@ -95,6 +95,12 @@ class Contender:
     @property
     def speed(self) -> float:
         return statistics.median(self.rates)
+
+    @property
+    def figures(self) -> dict[str, Any]:
+        return {
+            name: getattr(self, name) for name in ("name", "bytes", "recall", "error", "rates", "latency")
+        }
 
 
 def alone(ask: Callable[[np.ndarray], Any], queries_QD: np.ndarray) -> float:
@@ -225,8 +231,8 @@ def rival_says(python: Path, words: list[Any], timeout: float | None = None) -> 
 # ---- the report
 
 
-def compare(data: Data, python: Path | None, only: list[float]) -> str:
-    """One data set: build all, measure all in turn, say who kept what."""
+def compare(data: Data, python: Path | None, only: list[float]) -> tuple[str, dict[str, Any]]:
+    """One data set: build all, measure all in turn, say who kept what; and the figures."""
     count, width = data.vectors_ND.shape
     lists = list_count(count, min(width, 512))
     budgets = [round(memory * count * width / (100_000 * 512)) for memory in MEMORY]
@@ -281,7 +287,95 @@ def compare(data: Data, python: Path | None, only: list[float]) -> str:
     parts = [f"## {data.title}", choices(ours, fixed_ones, found)]
     parts += [against(ours, dict(zip(budgets, theirs, strict=True)), asked)] if python else []
     parts += [menu(fixed_ones, seconds, lists)]
-    return "\n\n".join(parts)
+    kept = []
+    for (memory, recall), (built, one, _) in ours.items():
+        kept.append({"memory": memory, "recall": recall, "built": asdict(built)})
+        if one and one.pieces:
+            best = fastest([o for o in fixed_ones if o.bytes <= memory], one.recall)
+            kept[-1] |= {"found": one.figures, "pieces": one.pieces.figures, "not kept": broken(one, memory, recall),
+                         "best fixed": best and best.figures}  # fmt: skip
+    rivals = [each | {"memory": memory, "asked": asked.get(each["name"], [])} for memory, each in zip(budgets, theirs, strict=False)]  # fmt: skip
+    return "\n\n".join(parts), {
+        "title": data.title, "budgets": kept, "fixed": [one.figures for one in fixed_ones], "autofaiss": rivals
+    }  # fmt: skip
+
+
+def broken(one: Contender, memory: float, recall: float) -> list[str]:
+    """What it does not keep of a budget."""
+    slow = statistics.median(one.latency)
+    fails = [f"recall {one.recall:.4f}"] if one.recall < recall else []
+    fails += [f"{slow:.2f} ms"] if slow > LATENCY else []
+    fails += [f"{one.bytes / 1e6:.2f} MB"] if one.bytes > memory else []
+    return fails
+
+
+def summary(sets: list[dict[str, Any]]) -> list[Row]:
+    """`sets`: the figures of each data set."""
+    by_set = [[budget for budget in each["budgets"] if "found" in budget] for each in sets]
+    accepted = [budget for budgets in by_set for budget in budgets]
+    kept = [budget for budget in accepted if not budget["not kept"]]
+    titles = [
+        f"{each['title'].split(':')[0]} ({len(budgets)})" for each, budgets in zip(sets, by_set, strict=True)
+    ]
+    pairs = [(each["found"]["rates"], each["best fixed"]["rates"]) for each in accepted if each["best fixed"]]
+    over = [ratio(theirs, ours) for ours, theirs in pairs]
+    behind = sum(each > SLACK for each in over)
+    built = [budget["built"]["seconds"] for budget in accepted]
+    return [
+        Row(
+            f"an index chosen by budgets of memory and recall, {' and '.join(titles)}, 2 cores: budgets kept on {QUERIES:,} queries never seen",
+            f"{len(kept)} of {len(accepted)}" + lost(len(kept) < len(accepted)),
+            limit=f"built in {min(built):.0f} to {max(built):.0f} s",
+        ),
+        Row(
+            f"the same: queries a second against the best fixed type of that memory and recall: behind by more than {100 * (SLACK - 1):.0f} % in {behind} of {len(pairs)}",
+            f"{between([ours for ours, _ in pairs])} /s",
+            f"{between([theirs for _, theirs in pairs])} /s",
+            f"theirs {short(min(over))} to {short(max(over))} of ours" + lost(behind > 0),
+            "the fixed ones do not ask again where the last candidate counts",
+        ),
+        *(row for each in sets for row in beside_autofaiss(each)),
+    ]
+
+
+def between(rates: list[list[float]]) -> str:
+    medians = [statistics.median(each) for each in rates]
+    return f"{short(min(medians))} to {short(max(medians))}"
+
+
+def beside_autofaiss(figures: dict[str, Any]) -> list[Row]:
+    """One data set, at the lower recall; no row where autofaiss has built nothing."""
+    ours = {
+        each["memory"]: each for each in figures["budgets"] if each["recall"] == RECALL[0] and "found" in each
+    }
+    theirs = {
+        each["memory"]: each for each in figures["autofaiss"] if each["asked"] and each["memory"] in ours
+    }
+    if not theirs:
+        return []
+
+    def shown(recall: float, rates: list[float], seconds: float) -> str:
+        return f"{recall:.3f} x {middle(rates)} /s, {short(seconds)} s"
+
+    sizes, left, right, better, longer = [], [], [], [], []
+    for memory, each in theirs.items():
+        found, seconds = ours[memory]["found"], ours[memory]["built"]["seconds"]
+        recall, rates = each["asked"][0]["recall@10"], [said["queries_per_second"] for said in each["asked"]]
+        sizes.append(f"{memory / 1e6:.3g}")
+        left.append(shown(found["recall"], found["rates"], seconds))
+        right.append(f"{each['key']}: {shown(recall, rates, each['seconds'])}")
+        better.append(found["recall"] / recall * ratio(found["rates"], rates))
+        longer.append(seconds / each["seconds"])
+    return [
+        Row(
+            f"{figures['title'].split(':')[0]} against autofaiss at {', '.join(sizes)} MB: recall@10 x queries a second, build time"
+            + lost(max(longer) > 0.1, "more than the tenth of the build time asked"),
+            "; ".join(left),
+            "; ".join(right),
+            "; ".join(f"{short(a)}, {short(b)}" for a, b in zip(better, longer, strict=True))
+            + lost(min(better) < 1),
+        )
+    ]
 
 
 def choices(ours: dict, fixed_ones: list[Contender], found: dict[str, list[float]]) -> str:
@@ -293,10 +387,7 @@ def choices(ours: dict, fixed_ones: list[Contender], found: dict[str, list[float
         if one is None:
             refused.append(f'- {budget}: {built.seconds:.1f} s, then "{built.refused}"')
             continue
-        slow = statistics.median(one.latency)
-        fails = [f"recall {one.recall:.4f}"] if one.recall < recall else []
-        fails += [f"{slow:.2f} ms"] if slow > LATENCY else []
-        fails += [f"{one.bytes / 1e6:.2f} MB"] if one.bytes > memory else []
+        fails = broken(one, memory, recall)
         missed += [f"- {budget}: {', '.join(fails)}"] if fails else []
         assert one.pieces
         fit = [o for o in fixed_ones if o.bytes <= memory]
@@ -414,7 +505,8 @@ def main() -> None:
         work = options.work or Path(place)
         data = [made_up(work, 10_000, 128, 100) if options.quick else made_up(work, 100_000, 512, 1000)]
         data += [real(work, options.store)] if options.store else []
-        body = "\n\n".join(compare(each, options.autofaiss, options.only) for each in data)
+        parts, figures = zip(*(compare(each, options.autofaiss, options.only) for each in data), strict=True)
+    body = "\n\n".join(parts)
     versions = ""
     if options.autofaiss:
         ask = "from importlib.metadata import version as v; print(*(f'{p} {v(p)}' for p in ('autofaiss', 'faiss-cpu', 'numpy')), sep=', ')"
@@ -425,7 +517,7 @@ def main() -> None:
         f"them alone (median). Recall counts what is as near as the tenth, by inner products with all vectors in numpy; ± is its standard error over queries. MB is "
         f"the file and {LOOKUP_BYTES} bytes a vector for the lookup, which the budget counts, too.{versions}"
     )
-    write("index_choice_cpu", claim="The index that `auto` chooses, against fixed types and autofaiss", data="made up here (PCG64, seed 0), and a store where one is named", packages=["faiss-cpu", "numpy", "pyarrow"], body=body, keep=not options.quick)  # fmt: skip
+    write("index_choice_cpu", claim="The index that `auto` chooses, against fixed types and autofaiss", data="made up here (PCG64, seed 0), and a store where one is named", packages=["faiss-cpu", "numpy", "pyarrow"], body=body, rows=summary([*figures]) if options.store and options.autofaiss else (), figures=figures, keep=not options.quick)  # fmt: skip
 
 
 if __name__ == "__main__":

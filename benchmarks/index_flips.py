@@ -13,7 +13,6 @@ that gives other bytes without the file's times changing found before `simclr in
 """
 
 import argparse
-import collections
 import json
 import os
 import random
@@ -24,15 +23,16 @@ import sys
 import tempfile
 import time
 import traceback
+from collections import Counter, defaultdict
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import stores
-from reporting import write
+from reporting import Row, lost, write
 
-from simclr.artifacts import _seal
+from simclr.artifacts.base import _seal
 from simclr.embed.index import IndexWish, build_index, check_index, sidecar, update_index
 from simclr.embed.index.files import entries_file
 from simclr.embed.search import Index
@@ -234,6 +234,19 @@ def remembered(bench: Bench, cache: Path) -> Iterator[tuple[str, str]]:
     note.unlink()
 
 
+def summary(counts: dict[str, Counter[str]], unasked: int) -> Row:
+    """Of what is counted under a file's name alone, or under "plain FAISS"."""
+    ours = sum((found for what, found in counts.items() if ":" not in what), Counter[str]())
+    plain = sum((found for what, found in counts.items() if what.endswith(": plain FAISS")), Counter[str]())
+    loads = {said: many for said, many in plain.items() if said.startswith("loads")}
+    return Row(
+        f"{ours.total()} bytes changed in the files of an index",
+        f"{ours['refused']} refused, {ours['same answers']} with the same answers"
+        + lost(unasked > 0, f"{unasked} outcomes of all kinds that should not be"),
+        f"plain FAISS loads {sum(loads.values())} of {plain.total()} changed index files, {loads.get('loads, other answers', 0)} of them with other answers",
+    )
+
+
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--flips", type=int, default=500)
@@ -243,7 +256,7 @@ def main() -> None:
     options = parser.parse_args()
     flips, fuzz = (60, 80) if options.quick else (options.flips, options.fuzzed)
     os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
-    counts = collections.defaultdict[str, collections.Counter[str]](collections.Counter)
+    counts = defaultdict[str, Counter[str]](Counter)
     odd: list[str] = []
     with tempfile.TemporaryDirectory() as name:
         work = Path(name)
@@ -300,7 +313,7 @@ def main() -> None:
         + f"\n\nOutcomes in capitals are what should not be: {unasked}. Those of sidecars:\n\n"
         + "\n".join(f"- {line}" for line in odd or ["none"])
     )
-    write("index_flips", claim="A byte changed in the files of an index, and sidecars that nobody wrote", data="made up here (PCG64)", packages=["faiss-cpu", "numpy"], body=body, keep=not options.quick)  # fmt: skip
+    write("index_flips", claim="A byte changed in the files of an index, and sidecars that nobody wrote", data="made up here (PCG64)", packages=["faiss-cpu", "numpy"], body=body, rows=[summary(counts, unasked)], figures={"outcomes": counts, "odd": odd}, keep=not options.quick)  # fmt: skip
     if unasked:
         raise SystemExit(1)
 

@@ -33,16 +33,16 @@ from typing import Any
 
 import numpy as np
 import stores
-from reporting import write
+from reporting import Row, lost, write
 
 from simclr.artifacts import file_sha256
+from simclr.embed.exact import TIE
 from simclr.embed.index import IndexWish, build_index, check_index, load_index, update_index
 from simclr.embed.index.anatomy import NOBODY, Anatomy
 from simclr.embed.index.files import load_entries
 from simclr.embed.index.library import faiss_library, unit_vectors
 from simclr.embed.index.neighbours import Finder
 from simclr.embed.lookup import Lookup
-from simclr.embed.recall import TIE
 from simclr.embed.search import Index
 from simclr.embed.store import Store
 from simclr.embed.writer import writing
@@ -321,7 +321,13 @@ def main() -> None:
         + f"\n\nWhat was found wrong: {len(problems)}\n\n"
         + "\n".join(f"- {problem} ({count} times)" for problem, count in Counter(problems).items())
     )
-    write("index_kills", claim="`kill -9` during updates of an index", data="made up here (PCG64)", packages=["faiss-cpu", "numpy"], body=body, keep=not options.quick)  # fmt: skip
+    in_table = Row(
+        f"`kill -9` of an update or a build of an index, {kills} random moments and before every change to a file: index left; after a clean run",
+        "the old or the new one; equal to its store" + lost(bool(problems), f"not so {len(problems)} times"),
+    )
+    kept = ("outcomes", "anew", "searched", "lost", "problems")
+    figures = {bench.factory: {name: getattr(bench, name) for name in kept} for bench in benches}
+    write("index_kills", claim="`kill -9` during updates of an index", data="made up here (PCG64)", packages=["faiss-cpu", "numpy"], body=body, rows=[in_table], figures=figures, keep=not options.quick)  # fmt: skip
     if problems:
         raise SystemExit(1)
 

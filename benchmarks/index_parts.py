@@ -16,21 +16,24 @@ import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import faiss
 import numpy as np
 import stores
 import watching
-from reporting import ratio, rounds, spread, write
+from reporting import Row, lost, middle, ratio, rounds, short, spread, write
 
+from simclr.embed.exact import exact_neighbours
 from simclr.embed.index import load_index, nearest
 from simclr.embed.index.files import read_index
 from simclr.embed.index.tuning import Truth
-from simclr.embed.recall import exact_neighbours
 from simclr.embed.store import Store
 
 WIDTH, QUERIES, TIMES = 512, 1000, 3
 LISTS = (1, 4, 16)
+Answers = dict[str, dict[str, Any]]
+"""By contender: recall@10, and q/s of each round."""
 RIVAL = """
 import sys, faiss
 from faiss.contrib.ondisk import merge_ondisk
@@ -65,10 +68,12 @@ def run(work: Path, rows: int, parts: int, factory: str, *, keep: bool) -> None:
     whole, joined, rival = work / "whole.faiss", work / "joined.faiss", work / "rival.faiss"
     wish = ["--index-type", factory, "--recall", "0.9"]
     lines = ["| step | seconds | extra MB | its own |", "|---|---|---|---|"]
+    steps: dict[str, dict[str, float]] = {}
 
     def step(words: str, *command: str | Path, code: str = "") -> None:
         start = ["-c", code] if code else ["-m", "simclr", "index"]
         seconds, peak, own = watching.watched_program([*start, *map(str, command)])
+        steps[words] = {"seconds": seconds, "extra MB": peak, "its own": own}
         lines.append(f"| {words} | {seconds:.0f} | {peak:,.0f} | {own:,.0f} |")
         print(lines[-1], file=sys.stderr)
 
@@ -104,9 +109,10 @@ def run(work: Path, rows: int, parts: int, factory: str, *, keep: bool) -> None:
         "| lists looked into | " + " | ".join(f"{name}: recall@10, q/s" for name in opened) + " |",
         "|---|" + "---|" * len(opened),
     ]
+    answers: dict[int, Answers] = {}
     for lists in LISTS:
         recall = {
-            name: truth.shares(nearest(index, queries, 10, effort=lists)[1], 10).mean()
+            name: float(truth.shares(nearest(index, queries, 10, effort=lists)[1], 10).mean())
             for name, index in opened.items()
         }
 
@@ -121,6 +127,7 @@ def run(work: Path, rows: int, parts: int, factory: str, *, keep: bool) -> None:
         rates = rounds({name: rate(name) for name in opened}, times=TIMES)
         cells = [f"{recall[name]:.4f}, {spread(rates[name])}" for name in opened]
         asked.append(f"| {lists} | {' | '.join(cells)} |")
+        answers[lists] = {name: {"recall@10": recall[name], "q/s": rates[name]} for name in opened}
     part, size = given[1].stat().st_size / 1e6, joined.stat().st_size / 1e6
     body = "\n".join(
         [
@@ -137,7 +144,42 @@ def run(work: Path, rows: int, parts: int, factory: str, *, keep: bool) -> None:
     write(
         "index_parts_cpu", claim=f"An index of {rows:,} x {WIDTH} vectors in {parts} parts", body=body, packages=["faiss-cpu", "numpy"],
         data=f"made up here (PCG64, seed 0): a cluster for every 100 vectors, noise as long as a centre, {WIDTH} numbers; {factory}", keep=keep,
+        rows=summary(steps, answers, joining, rows=rows, parts=parts), figures={"steps": steps, "answers": answers, "seconds of joining": joining},
     )  # fmt: skip
+
+
+def summary(
+    steps: dict[str, dict[str, float]],
+    answers: dict[int, Answers],
+    joining: dict[str, list[float]],
+    *,
+    rows: int,
+    parts: int,
+) -> list[Row]:
+    whole, joined = (
+        next(cost["its own"] for words, cost in steps.items() if words.startswith(start))
+        for start in ("`index build`, in one", "`index join`")
+    )
+    same = answers[LISTS[0]]
+    allowed = 2 * rows / parts * WIDTH * 4 / 1e6
+    rates = {name: found["q/s"] for name, found in answers[LISTS[1]].items()}
+    faster = ratio(joining["merge_ondisk"], joining["ours"])
+    asked = ratio(rates["joined"], rates["merge_ondisk"])
+    return [
+        Row(
+            f"an index of {rows:,} x {WIDTH} filled in {parts} parts and joined on disk: recall@10 at the same lists; memory of its own while it is joined, tuned and measured",
+            f"{same['joined']['recall@10']:.4f}; {short(joined)} MB",
+            f"built in one piece: {same['one piece']['recall@10']:.4f}; {short(whole)} MB",
+            f"{same['joined']['recall@10'] / same['one piece']['recall@10']:.4f}; {short(joined / whole)}",
+            f"{short(allowed)} MB asked: two parts of vectors" + lost(joined > allowed, "not kept"),
+        ),
+        Row(
+            f"joining the lists alone; asking the joined index, memory-mapped, {LISTS[1]} lists",
+            f"{middle(joining['ours'])} s; {middle(rates['joined'])} q/s",
+            f"merge_ondisk of faiss.contrib {middle(joining['merge_ondisk'])} s; {middle(rates['merge_ondisk'])} q/s",
+            f"{short(faster)} times as fast{lost(faster < 1)}; {short(asked)}{lost(asked < 1)}",
+        ),
+    ]
 
 
 def left_out(folder: Path, out: Path) -> Path:

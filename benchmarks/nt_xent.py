@@ -8,7 +8,7 @@ from pathlib import Path
 
 import torch
 from lightly.loss import NTXentLoss
-from reporting import peak_megabytes, ratio, rounds, spread, write
+from reporting import Row, lost, middle, peak_megabytes, ratio, rounds, short, spread, write
 
 from simclr.cpus import available_cpus
 from simclr.pretrain import nt_xent
@@ -63,9 +63,8 @@ def main() -> None:
     time_ratio = ratio(time_taken["simclr"], time_taken["lightly"])
     memory_ratio = ratio(memory["simclr"], memory["lightly"])
     rows = "\n".join(f"| {name} | {spread(time_taken[name])} | {spread(memory[name])} |" for name in LOSSES)
-    sizes = {count: f"{extra_megabytes('simclr', count):.0f}" for count in (4096, 8192, 16384)} | {
-        65536: "not run"
-    }
+    peaks = {count: extra_megabytes("simclr", count) for count in (4096, 8192, 16384)}
+    sizes = {count: f"{peak:.0f}" for count, peak in peaks.items()} | {65536: "not run"}
     larger = "\n".join(
         f"| {count:,} | {peak} | {6 * 2 * count * D * 4 / 1e6:.0f} | {(2 * count) ** 2 * 4 / 1e6:,.0f} |"
         for count, peak in sizes.items()
@@ -85,6 +84,28 @@ def main() -> None:
             f"|---|---|---|---|\n{larger}\n\nSix matrices are what torch allocates besides blocks that do not grow (tests/pretrain/test_loss.py "
             "counts them)."
         ),
+        rows=[
+            Row(
+                f"NT-Xent forward + backward, B {B}, D {D}, {available_cpus()} cores: time",
+                f"{middle(time_taken['simclr'])} s",
+                f"lightly {middle(time_taken['lightly'])} s",
+                short(time_ratio) + lost(time_ratio > 0.5, "more than the half asked"),
+            ),
+            Row(
+                "the same: extra peak memory",
+                f"{middle(memory['simclr'])} MB",
+                f"lightly {middle(memory['lightly'])} MB",
+                short(memory_ratio) + lost(memory_ratio > 0.2, "more than the fifth asked"),
+                f"the matrix itself is {(2 * B) ** 2 * 4 / 1e6:.0f} MB",
+            ),
+        ],
+        figures={
+            "seconds": time_taken,
+            "extra MB": memory,
+            "extra MB of simclr by batch": peaks,
+            "losses": {name: loss for name, (loss, _) in grads.items()},
+            "largest difference of gradients": difference.item(),
+        },
     )
 
 

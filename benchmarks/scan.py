@@ -8,7 +8,9 @@ import tempfile
 import time
 from pathlib import Path
 
-from reporting import peak_megabytes, ratio, rounds, spread, write
+from reporting import Row, lost, middle, peak_megabytes, ratio, rounds, short, spread, write
+
+from simclr.cpus import available_cpus
 
 FOLDERS = 200
 ROUNDS = {200_000: 3}
@@ -70,7 +72,7 @@ def measure(name: str, root: Path) -> None:
 
 
 def main() -> None:
-    parts = []
+    parts, in_table, figures = [], [], {}
     for size, times_each in ROUNDS.items():
         with tempfile.TemporaryDirectory() as place:
             root, cache = Path(place) / "images", Path(place) / "cache"
@@ -101,6 +103,8 @@ def main() -> None:
                 f"| {name} | {spread(times[name])} | {spread(memory[name])} |" for name in CONTENDERS
             )
             first, second = times["simclr, first start"], times["simclr, second start"]
+            in_table += summary(size, times, memory)
+            figures[size] = {"seconds": times, "extra MB": memory}
             parts.append(
                 f"## {size:,} files in {FOLDERS} folders, {times_each} rounds\n\n| | seconds | extra peak memory, MB |\n|---|---|---|\n{rows}\n\n"
                 f"First start against pathlib {ratio(first, times['sorted(Path.rglob)']):.2f}, torchvision "
@@ -118,7 +122,30 @@ def main() -> None:
             "done. The second start proves by one stat a folder that nothing has changed. torchvision and lightly also "
             "number the classes."
         ),
+        rows=in_table,
+        figures=figures,
     )
+
+
+def summary(size: int, times: dict[str, list[float]], memory: dict[str, list[float]]) -> list[Row]:
+    first, second, _, *peers = CONTENDERS
+
+    def cost(name: str) -> str:
+        return f"{middle(times[name])} s, {middle(memory[name])} MB"
+
+    def against(name: str) -> str:
+        found = [ratio(times[name], times[peer]) for peer in peers]
+        return f"time {'; '.join(map(short, found))}" + lost(max(found) > 1)
+
+    return [
+        Row(
+            f"naming {size:,} images in {FOLDERS} folders, {available_cpus()} cores: first start",
+            cost(first),
+            "; ".join(f"{peer} {cost(peer)}" for peer in peers),
+            against(first),
+        ),
+        Row("the same: second start", cost(second), "as above", against(second), "one stat a folder"),
+    ]
 
 
 if __name__ == "__main__":

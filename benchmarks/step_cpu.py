@@ -23,7 +23,7 @@ import torch
 from lightly.loss import NTXentLoss
 from lightly.models.modules import SimCLRProjectionHead
 from lightly.utils.lars import LARS
-from reporting import in_fresh_process, peak_megabytes, ratio, rounds, spread, write
+from reporting import Row, in_fresh_process, lost, middle, peak_megabytes, ratio, rounds, short, spread, write
 from torch import Tensor, nn
 from views_cpu import (
     AHEAD,
@@ -185,12 +185,9 @@ def all_of_them(options: argparse.Namespace) -> None:
     rates = {name: values[1:] for name, values in rates.items()}  # the first one warms up
     found = {name: results[1:] for name, results in found.items()}
 
-    def middle(name: str, key: str) -> float:
-        return median(result[key] for result in found[name])
-
     rows = [
-        f"| {name} | {spread(rates[name])} | {ratio(rates['simclr'], rates[name]):.2f} | {middle(name, 'peak'):,.0f} | "
-        f"{middle(name, 'workers'):,.0f} |"
+        f"| {name} | {spread(rates[name])} | {ratio(rates['simclr'], rates[name]):.2f} | {middle_of(found[name], 'peak'):,.0f} | "
+        f"{middle_of(found[name], 'workers'):,.0f} |"
         for name in CONTENDERS
     ]
     parts = list(found["simclr"][0]["parts"])
@@ -214,7 +211,43 @@ def all_of_them(options: argparse.Namespace) -> None:
             f"lightly's {WORKERS} workers make views on the same cores while its step computes, so `views` is the wait alone and the "
             "other columns hold their share of the cores; workers' memory is proportional (PSS). Ours makes views in the step itself."
         ),
+        rows=summary(rates, found, options),
+        figures=found,
     )
+
+
+def middle_of(results: list[dict[str, Any]], key: str) -> float:
+    return median(result[key] for result in results)
+
+
+def summary(
+    rates: dict[str, list[float]], found: dict[str, list[dict[str, Any]]], options: argparse.Namespace
+) -> list[Row]:
+    ours, *peers = CONTENDERS
+    faster = [ratio(rates[ours], rates[peer]) for peer in peers]
+    parts = [result["parts"] for result in found[ours]]
+    computing = median(each["forward, loss, backward"] / sum(each.values()) for each in parts)
+    peak, workers = (
+        {name: middle_of(found[name], key) for name in CONTENDERS} for key in ("peak", "workers")
+    )
+    memory = {name: f"{short(peak[name])} + {short(workers[name])} MB" for name in CONTENDERS}
+    two, one = (middle(rates[peer]) for peer in peers)
+    return [
+        Row(
+            f"a whole training step, {options.encoder} at {SMALL} px, B {options.batch}, {options.threads} cores: images/s",
+            middle(rates[ours]),
+            f"lightly's transform, loss, LARS {two} (a forward a view); {one} (one forward, as ours)",
+            "; ".join(f"{short(each)}{lost(each < 1.15, 'below the 1.15 asked')}" for each in faster),
+            f"a forward and backward is {100 * computing:.0f} % of it",
+        ),
+        Row(
+            "the same: peak memory of the process, and of its workers",
+            memory[ours],
+            "; ".join(memory[peer] for peer in peers),
+            "; ".join(f"{short(peak[ours] / peak[peer])}{lost(peak[ours] > peak[peer])}" for peer in peers)
+            + " without workers",
+        ),
+    ]
 
 
 def main() -> None:

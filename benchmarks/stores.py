@@ -11,8 +11,8 @@ import numpy as np
 import programs
 
 from simclr.artifacts import SourceInfo
+from simclr.embed.exact import TIE
 from simclr.embed.lookup import Lookup
-from simclr.embed.recall import TIE
 from simclr.embed.shards import Row
 from simclr.embed.store import Store
 from simclr.embed.writer import SHARD_ROWS, writing

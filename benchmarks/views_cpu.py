@@ -23,7 +23,7 @@ import torch
 from lightly.transforms import SimCLRTransform
 from numpy.typing import NDArray
 from PIL import Image
-from reporting import in_fresh_process, ratio, rounds, spread, write
+from reporting import Row, in_fresh_process, lost, middle, ratio, rounds, short, spread, write
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, RandomSampler
 
@@ -166,7 +166,7 @@ def collect(target: Path, source: Path | None) -> str:
 
 def all_of_them(options: argparse.Namespace) -> None:
     work = Path(tempfile.mkdtemp())
-    tables = []
+    tables, figures = [], {}
     try:
         data = collect(work / "photos", options.photos)
         for size, batch in ((SMALL, 256), (LARGE, 64)):
@@ -187,6 +187,7 @@ def all_of_them(options: argparse.Namespace) -> None:
                 f"| {name} | {spread(values)} | {ratio(found['simclr'], values):.2f} |"
                 for name, values in found.items()
             ]
+            figures[f"{size} px"] = found
             source = "images in memory, no blur" if size == SMALL else "JPEG files, with blur"
             tables.append(
                 f"## {size} px, batch {batch}, from {source}\n\n| | views/s | simclr is |\n|---|---|---|\n"
@@ -203,7 +204,28 @@ def all_of_them(options: argparse.Namespace) -> None:
         + f"\n\nMedian (range) of {options.rounds} rounds in turn, each in a fresh process and for {options.seconds:g} s after "
         f"{AHEAD} batches. To normalised float tensors in the training process. lightly: SimCLRTransform in a DataLoader of "
         f"{WORKERS} workers; simclr: {options.threads} threads at {SMALL} px, {WORKERS} workers and {options.threads} threads at {LARGE}.",
+        rows=summary(*figures.values()),
+        figures=figures,
     )
+
+
+def summary(small: dict[str, list[float]], large: dict[str, list[float]]) -> list[Row]:
+    faster, large_faster = (ratio(found["simclr"], found["lightly"]) for found in (small, large))
+    return [
+        Row(
+            f"making views on {available_cpus()} cores: {SMALL} px from memory",
+            f"{middle(small['simclr'])} /s",
+            f"lightly's transform, {WORKERS} workers {middle(small['lightly'])} /s",
+            short(faster) + lost(faster < 3, "below the 3 asked"),
+        ),
+        Row(
+            f"the same, {LARGE} px from JPEG files with blur" + lost(large_faster < 1),
+            f"{middle(large['simclr'])} /s",
+            f"{middle(large['lightly'])} /s",
+            short(large_faster),
+            "float32 colours and blur; made for a GPU",
+        ),
+    ]
 
 
 def main() -> None:

@@ -22,18 +22,20 @@ def watched_program(words: list[str]) -> tuple[float, float, float]:
     return seconds, peak - empty, own - empty_own
 
 
-def table(commands: list[list[str]], *, store: Path) -> str:
-    """Each of these verbs with the store, once."""
-    lines = ["| command | seconds | extra MB | its own |", "|---|---|---|---|"]
+def table(commands: list[list[str]], *, store: Path) -> tuple[str, dict[str, dict[str, float]]]:
+    """Each of these verbs with the store, once; and the figures by command."""
+    lines, figures = ["| command | seconds | extra MB | its own |", "|---|---|---|---|"], {}
     for verb, *options in commands:
         seconds, peak, own = watched([verb, str(store), *options])
         shown = " ".join(["simclr", verb, store.name, *(Path(word).name for word in options)])
+        figures[shown] = {"seconds": seconds, "extra MB": peak, "its own": own}
         lines.append(f"| `{shown}` | {seconds:.0f} | {peak:,.0f} | {own:,.0f} |")
         print(lines[-1], file=sys.stderr)
-    return "\n".join(lines) + (
+    text = "\n".join(lines) + (
         "\n\nMeasured once each; above an empty interpreter, looked at every 50 ms. What is not its own are pages of the store and of an index, mapped, "
         "which the system takes back when it needs them."
     )
+    return text, figures
 
 
 def _run(words: list[str]) -> tuple[float, float, float]:
