@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 INSTALLED := .venv/.installed
 
-.PHONY: demo test test-slow check browser docs pictures bench bench-learning gpu clean
+.PHONY: demo test test-slow mutants check browser docs pictures bench bench-learning gpu clean
 .DELETE_ON_ERROR:
 
 demo: $(INSTALLED)  ## the whole path on images it draws itself, a few minutes
@@ -14,6 +14,9 @@ test: $(INSTALLED)  ## the test suite
 
 test-slow: $(INSTALLED)  ## the tests that take minutes
 	$(BIN)/python -m pytest -m slow
+
+mutants: $(INSTALLED)  ## do the tests of loss, LARS and schedule notice what is changed there?
+	$(BIN)/python tests/mutants.py
 
 check: $(INSTALLED)  ## format, lint, types, layout
 	$(BIN)/ruff format --check .

@@ -187,7 +187,7 @@ def test_a_file_says_what_it_is_and_in_which_format(tmp_path: Path) -> None:
 
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
     path = tmp_path / "a.json"
-    with pytest.raises(ArtifactError, match=f"^{path}: no such file.$"):
+    with pytest.raises(ArtifactError, match=f"^{path}: no such file. Make it with `simclr export`.$"):
         ModelInfo.load(path)
 
 

@@ -238,13 +238,16 @@ def test_weights_of_another_run_are_refused(tmp_path):
     assert str(error.value).startswith(f"{path}: does not match encoder.json beside it.")
 
 
-@pytest.mark.parametrize("missing", ["encoder.json", "encoder.safetensors"])
-def test_a_missing_file_is_named(tmp_path, missing):
+@pytest.mark.parametrize(
+    ("missing", "advice"),
+    [("encoder.json", " Make it with `simclr pretrain`."), ("encoder.safetensors", "")],
+)
+def test_a_missing_file_is_named(tmp_path, missing, advice):
     saved(tmp_path)
     (tmp_path / missing).unlink()
     with pytest.raises(ArtifactError) as error:
         load_encoder(tmp_path)
-    assert str(error.value) == f"{tmp_path / missing}: no such file."
+    assert str(error.value) == f"{tmp_path / missing}: no such file.{advice}"
 
 
 @pytest.mark.parametrize("damage", ["truncated", "empty", "text"])

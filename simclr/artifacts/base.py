@@ -19,6 +19,8 @@ class Artifact:
     """JSON in and out for the frozen dataclasses of this package; `KIND` says which file it is."""
 
     KIND = ""
+    MADE_BY = ""
+    """The verb that writes such a file, where a user would think of it."""
     SEALED = False
     """Whether the file carries a checksum of its own: nobody edits it, and nothing else vouches for it."""
 
@@ -37,7 +39,8 @@ class Artifact:
             kind, version = values.pop("simclr"), values.pop("format")
             whole = not cls.SEALED or values.pop("seal", None) == _seal(values)
         except FileNotFoundError:
-            raise ArtifactError(f"{path}: no such file.") from None
+            made = f" Make it with `simclr {cls.MADE_BY}`." if cls.MADE_BY else ""
+            raise ArtifactError(f"{path}: no such file.{made}") from None
         except (OSError, ValueError, AttributeError, KeyError, TypeError, RecursionError) as exc:
             raise ArtifactError(f"{path}: damaged, or not written by simclr ({_line(exc)}).") from exc
         if kind != cls.KIND:

@@ -12,6 +12,7 @@ class ClassifierInfo(Artifact):
     """A classifier and the store that it was learned from."""
 
     KIND = "classifier"
+    MADE_BY = "classify fit"
     SEALED = True
 
     method: str

@@ -53,6 +53,7 @@ class IndexInfo(Artifact):
     """An index and the store it was built from."""
 
     KIND = "index"
+    MADE_BY = "index build"
     SEALED = True
 
     sha256: str
@@ -100,6 +101,7 @@ class TrainedInfo(Artifact):
     """An index without entries, which many processes fill, each with a part of a store."""
 
     KIND = "trained index"
+    MADE_BY = "index train"
     SEALED = True
 
     sha256: str

@@ -14,6 +14,7 @@ class EncoderInfo(Artifact):
     """An encoder's weights and how to feed them."""
 
     KIND = "encoder"
+    MADE_BY = "pretrain"
 
     name: str
     """timm model name."""
@@ -94,6 +95,7 @@ class ModelInfo(Artifact):
     """An export folder: graphs that take (N, size, size, 3) uint8 RGB and give (N, width) unit-length float32."""
 
     KIND = "model"
+    MADE_BY = "export"
 
     encoder: EncoderInfo
     files: dict[str, ModelFile]

@@ -29,6 +29,7 @@ class StoreInfo(Artifact):
     """A store: which shards it consists of. A shard not listed here does not exist."""
 
     KIND = "store"
+    MADE_BY = "embed"
     SEALED = True
 
     uid: str

@@ -13,11 +13,11 @@ import numpy as np
 
 from simclr.artifacts import ModelInfo, ShardInfo, StoreInfo, file_sha256
 from simclr.embed import shards
-from simclr.embed.lane import Failed, Task
+from simclr.embed.lock import is_being_written, locked
 from simclr.embed.shards import METADATA, SPARE, VECTORS, Row
 from simclr.embed.store import MANIFEST_FILE, MODEL_FOLDER, Store, is_store
-from simclr.embed.sync import Embeds
-from simclr.embed.writer import StoreWriter, copy, is_being_written, locked
+from simclr.embed.tasks import Embeds, Failed, Task
+from simclr.embed.writer import StoreWriter, copy
 from simclr.errors import ArtifactError, ImageError
 from simclr.runtime.model_files import MANIFEST_FILE as MODEL_MANIFEST
 from simclr.runtime.model_files import PROBE_FILE

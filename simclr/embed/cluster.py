@@ -23,8 +23,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 import simclr
-from simclr.embed.lane import Done, Limits, Task, nothing
+from simclr.embed.lane import Limits
 from simclr.embed.machine import Answer, Machine, Orders
+from simclr.embed.tasks import Done, Task, nothing
 from simclr.embed.writer import files_to_copy
 from simclr.errors import ConfigError, SimclrError, reason
 from simclr.runtime.model_files import open_folder

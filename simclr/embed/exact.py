@@ -1,4 +1,4 @@
-"""How much of the truth an index finds. No faiss, no printing.
+"""The true neighbours of queries among blocks of vectors: what an index is measured by. No faiss.
 
 Shape letters: Q = queries, N = vectors, K = neighbours.
 """
@@ -63,40 +63,3 @@ def exact_neighbours(blocks: Blocks, queries: NDArray[np.float32], *, k: int) ->
     for ids, vectors in blocks:
         exact.show(ids, vectors)
     return exact.neighbours
-
-
-def true_similarities(
-    blocks: Blocks, queries: NDArray[np.float32], ids: NDArray[np.int64]
-) -> NDArray[np.float32]:
-    """The exact inner product of each query with each of its ids (Q, K); -inf where no block holds the id."""
-    found = np.full(ids.shape, -np.inf, np.float32)
-    for block_ids, vectors in blocks:
-        order = np.argsort(block_ids)
-        place = np.minimum(np.searchsorted(block_ids[order], ids), len(block_ids) - 1)
-        rows = order[place]
-        here = block_ids[rows] == ids
-        query = np.broadcast_to(np.arange(len(queries))[:, None], ids.shape)[here]
-        found[here] = (queries[query] * vectors[rows[here]]).sum(1)
-    return found
-
-
-def recall_at_k(found: Neighbours, truth: Neighbours, self_ids: NDArray[np.int64], *, k: int) -> float:
-    """Mean share of the k nearest that are among the k found, a query's own id left out of both; in 0..1.
-
-    Both hold true similarities and ids, (Q, K) with K > k, best first; id -1 means none. A found neighbour is right
-    if it is as similar as the k-th true one: which of several copies comes first is chance. 1 where there are no
-    neighbours.
-    """
-    shares = []
-    for query, own in enumerate(self_ids):
-        right = _others(truth, query, own)[:k]
-        if len(right):
-            given = _others(found, query, own)[:k]
-            shares.append(min(1.0, float((given >= right[-1] - TIE).sum()) / len(right)))
-    return float(np.mean(shares)) if shares else 1.0
-
-
-def _others(neighbours: Neighbours, query: int, own: int) -> NDArray[np.float32]:
-    similarities, ids = neighbours[0][query], neighbours[1][query]
-    others: NDArray[np.float32] = similarities[(ids != own) & (ids != -1)]
-    return others

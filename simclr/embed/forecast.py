@@ -7,10 +7,10 @@ from pathlib import Path
 
 import numpy as np
 
-from simclr.embed.lane import Seconds
 from simclr.embed.skips import Skips
 from simclr.embed.store import Store, is_store
-from simclr.embed.sync import EVERYTHING, Embeds, Selection, bound, folders_of, look, refuse_nesting
+from simclr.embed.survey import EVERYTHING, Selection, folders_of, look, refuse_nesting
+from simclr.embed.tasks import Embeds, Seconds, bound
 from simclr.embed.writer import files_to_copy, first_manifest
 from simclr.free_memory import resident_peak
 from simclr.sources import Note

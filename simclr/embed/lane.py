@@ -7,7 +7,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import blake3
@@ -16,11 +16,12 @@ from numpy.typing import NDArray
 
 from simclr.cpus import available_cpus
 from simclr.embed.known import prefix
+from simclr.embed.tasks import Done, Embedded, Failed, Known, Seconds, Task
 from simclr.embed.threads import Job, Threads
 from simclr.errors import ImageError, TooLarge, reason
 from simclr.images import PIXEL_LIMIT, decode
 from simclr.runtime import Encodes
-from simclr.sources import Place, read_place
+from simclr.sources import read_place
 
 AHEAD = 4
 """Batches decoded ahead of the model."""
@@ -35,79 +36,8 @@ class Limits:
     """To be read and decoded."""
 
 
-class Task(NamedTuple):
-    number: int
-    place: Place
-    fresh: bool = False
-    """Whether it is to be embedded even if its content is known."""
-
-
-class Embedded(NamedTuple):
-    number: int
-    digest: bytes
-    """BLAKE3 of the bytes of the file."""
-    size: int
-    """Of the file, in bytes."""
-    width: int
-    """Of the upright image, in pixels."""
-    height: int
-
-
-class Known(NamedTuple):
-    """A file whose content seems to be in the store, or has been given before; it was not decoded."""
-
-    number: int
-    digest: bytes
-    size: int
-
-
-class Failed(NamedTuple):
-    number: int
-    reason: str
-    is_no_image: bool = False
-    """Whether its bytes were read, and are no image: trying again would not help."""
-
-
-class Seconds(NamedTuple):
-    """Where time went."""
-
-    waiting: float = 0.0
-    """The model, for decoded images."""
-    model: float = 0.0
-    reading: float = 0.0
-    """Summed over threads, as is decoding."""
-    decoding: float = 0.0
-
-    def plus(self, other: "Seconds") -> "Seconds":
-        return Seconds(*(a + b for a, b in zip(self, other, strict=True)))
-
-
-NO_TIME = Seconds()
-
-
-@dataclass
-class Done:
-    """What became of some tasks."""
-
-    images: list[Embedded]
-    vectors: NDArray[np.float32]
-    """(len(images), width), unit length."""
-    known: list[Known] = field(default_factory=list)
-    failed: list[Failed] = field(default_factory=list)
-    seconds: Seconds = NO_TIME
-    memory: int = 0
-    """Bytes that the process which did it has held at most; 0 where it is this one."""
-
-    def __len__(self) -> int:
-        return len(self.images) + len(self.known) + len(self.failed)
-
-
 class NoImage(ImageError):
     """Bytes that were read, and cannot be decoded."""
-
-
-def nothing() -> Done:
-    return Done([], np.empty((0, 0), np.float32))
 
 
 class Result(NamedTuple):

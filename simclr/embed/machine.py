@@ -16,7 +16,8 @@ from blake3 import blake3
 import simclr
 from simclr.artifacts import write_atomically
 from simclr.cache_folder import own_folder
-from simclr.embed.lane import Done, Limits, nothing
+from simclr.embed.lane import Limits
+from simclr.embed.tasks import Done, nothing
 from simclr.embed.workers import Workers
 from simclr.errors import ConfigError, SimclrError, reason
 

@@ -21,9 +21,10 @@ import filelock
 
 from simclr.artifacts import ModelInfo, ShardInfo, StoreInfo, file_sha256, write_atomically
 from simclr.embed import shards
+from simclr.embed.lock import check_usable, locked
 from simclr.embed.shards import METADATA, VECTORS
 from simclr.embed.store import MANIFEST_FILE, MODEL_FOLDER, SKIPPED_FILE, Store, is_store
-from simclr.embed.writer import StoreWriter, check_usable, copy, files_to_copy, locked
+from simclr.embed.writer import StoreWriter, copy, files_to_copy
 from simclr.errors import ArtifactError, ConfigError, ImageError
 from simclr.runtime.model_files import PROBE_FILE
 from simclr.sources import remote
@@ -143,7 +144,7 @@ def _server() -> Iterator[None]:
     try:
         yield
     except ImageError as exc:
-        raise ArtifactError(f"{exc} Nothing was changed that readers see: start again.") from exc
+        raise ArtifactError(f"{exc} Nothing was changed that readers see.") from exc
 
 
 @contextlib.contextmanager

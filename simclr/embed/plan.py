@@ -13,9 +13,9 @@ from numpy.typing import NDArray
 
 from simclr.artifacts import SourceInfo
 from simclr.embed.known import Contents, prefixes
-from simclr.embed.lane import Task
 from simclr.embed.shards import SCHEMA, numbers
 from simclr.embed.store import Store
+from simclr.embed.tasks import Task
 from simclr.sources import Inventory, Names
 
 _COLUMNS = ["id", "source", "image_path", "size", "mtime_ns", "content_hash"]

@@ -3,10 +3,10 @@
 from pathlib import Path
 
 from simclr.artifacts import IndexInfo, TrainedInfo
+from simclr.embed.carry_out import Report
 from simclr.embed.forecast import Forecast
 from simclr.embed.index.budgets import in_bytes
 from simclr.embed.store import SKIPPED_FILE
-from simclr.embed.sync import Report
 
 _REASONS = 4
 """Kinds of reason that are named; the file has all."""

@@ -22,7 +22,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from simclr.cpus import available_cpus
-from simclr.embed.lane import AHEAD, FLUSH, Done, Failed, Limits, Task, nothing
+from simclr.embed.lane import AHEAD, FLUSH, Limits
+from simclr.embed.tasks import Done, Failed, Task, nothing
 from simclr.embed.worker import Alive, Broken, Job, Ready, Tired
 from simclr.errors import SimclrError
 from simclr.runtime.backends import gpu_count

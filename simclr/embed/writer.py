@@ -7,21 +7,19 @@ Small shards are merged as they come, so that a store of many small additions do
 
 import contextlib
 import dataclasses
-import os
 import shutil
-import time
 import uuid
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import filelock
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
 from simclr.artifacts import ShardInfo, SourceInfo, StoreInfo, fsync_folder, write_atomically
-from simclr.embed import shards
+from simclr.embed import replaced, shards
+from simclr.embed.lock import check_usable, locked, remove_traces
 from simclr.embed.shards import METADATA, REPLACED, SPARE, VECTORS, Row
 from simclr.embed.store import MANIFEST_FILE, MODEL_FOLDER, Store, is_store
 from simclr.errors import ArtifactError, EncoderMismatch
@@ -30,11 +28,6 @@ from simclr.runtime.model_files import PROBE_FILE, open_folder
 
 SHARD_ROWS = 4096
 """Rows of a full shard."""
-REPLACED_SECONDS = 600.0
-"""How long what was replaced stays readable."""
-_REPLACED_BYTES = 256 << 20
-"""What they may take in any case; else as much as the store's vectors."""
-_LOCK = ".lock"
 
 
 @contextlib.contextmanager
@@ -63,7 +56,7 @@ def writing(
             writer.clean()
         else:
             assert model is not None and identity is not None and width is not None
-            _remove_traces(folder)  # of one that was killed before its first commit
+            remove_traces(folder)  # of one that was killed before its first commit
             writer = StoreWriter(folder, first_manifest(identity, width), model=model)
         try:
             yield writer
@@ -74,54 +67,9 @@ def writing(
             raise
 
 
-@contextlib.contextmanager
-def locked(folder: Path) -> Iterator[None]:
-    """Keep other writers out of a folder, which is made if need be, and goes if no store has come to be in it.
-
-    Raises ArtifactError if another process is writing.
-    """
-    folder.mkdir(parents=True, exist_ok=True)
-    lock = filelock.FileLock(folder / _LOCK)
-    try:
-        lock.acquire(timeout=0)
-    except filelock.Timeout:
-        raise ArtifactError(
-            f"{folder}: another `simclr embed` is writing to it. Wait for it, or stop it."
-        ) from None
-    try:
-        yield
-    finally:
-        if not is_store(folder):
-            _remove_traces(folder)
-        lock.release()
-        if not is_store(folder):
-            (folder / _LOCK).unlink(missing_ok=True)
-            with contextlib.suppress(OSError):  # what else lies there is not ours
-                folder.rmdir()
-
-
-def check_usable(folder: Path) -> None:
-    """Raises ArtifactError where something lies that is no store, nor what is left of making one."""
-    if folder.exists() and not is_store(folder) and not _usable(folder):
-        raise ArtifactError(f"{folder}: exists and is no store. Use another --store or --index.")
-
-
 def copy(source: Path, target: Path) -> None:
     """Whole or not at all."""
     write_atomically(target, lambda temporary: shutil.copyfile(source, temporary))
-
-
-def is_being_written(folder: Path) -> bool:
-    """Whether a writer has the store's lock."""
-    lock = filelock.FileLock(folder / _LOCK)
-    try:
-        lock.acquire(timeout=0)
-    except filelock.Timeout:
-        return True
-    except OSError:  # a store that cannot be written to
-        return False
-    lock.release()
-    return False
 
 
 def files_to_copy(model: Path) -> list[Path]:
@@ -222,11 +170,11 @@ class StoreWriter:
         spare = self.folder / SPARE / MANIFEST_FILE
         if not spare.exists() or spare.read_bytes() != (self.folder / MANIFEST_FILE).read_bytes():
             self.info.save(spare)  # before the shards go that only it lists
-        for path in self._unlisted(VECTORS, METADATA, SPARE):
+        for path in replaced.unlisted(self.folder, self.info, VECTORS, METADATA, SPARE):
             path.unlink()
         for path in self.folder.glob(".*.tmp"):  # of the manifest or skipped.csv
             path.unlink()
-        self._forget_replaced()
+        replaced.forget(self.folder, self.info)
 
     # ---- a commit
 
@@ -260,37 +208,9 @@ class StoreWriter:
         info.save(self.folder / SPARE / MANIFEST_FILE)
         info.save(self.folder / MANIFEST_FILE)
         self.info = info
-        self._retire()
-
-    def _retire(self) -> None:
-        """Move the files of shards that are no more to `replaced/`, and remove those that have been there long."""
-        for path in self._unlisted(VECTORS, METADATA):
-            os.utime(path)
-            path.rename(shards.replaced_path(path))
-        for path in self._unlisted(SPARE):
-            path.unlink()
-        numbers = {shard.number for shard in self.info.shards}
+        replaced.put_away(self.folder, info)
+        numbers = {shard.number for shard in info.shards}
         self._ids = {number: ids for number, ids in self._ids.items() if number in numbers}
-        self._forget_replaced()
-
-    def _unlisted(self, *folders: str) -> list[Path]:
-        """What lies in these folders and is not the manifest's."""
-        listed = {path for shard in self.info.shards for path, _ in shards.files_of(self.folder, shard)}
-        listed |= {shards.spare_path(self.folder, shard.number) for shard in self.info.shards}
-        listed |= {self.folder / SPARE / MANIFEST_FILE}
-        return [path for name in folders for path in _inside(self.folder / name) if path not in listed]
-
-    def _forget_replaced(self) -> None:
-        """The oldest first, also where they take more room than the store itself."""
-        stats = sorted(
-            (path.stat().st_mtime, path.stat().st_size, path) for path in _inside(self.folder / REPLACED)
-        )
-        total = sum(size for _, size, _ in stats)
-        room = max(_REPLACED_BYTES, 2 * self.info.width * sum(shard.rows for shard in self.info.shards))
-        for changed, size, path in stats:
-            if changed < time.time() - REPLACED_SECONDS or total > room:
-                path.unlink()
-                total -= size
 
     def _begin(self, model: Path) -> None:
         """Make the folders of a new store, and the copy of the model."""
@@ -345,28 +265,3 @@ def _merged(pieces: Sequence[_Piece]) -> list[list[_Piece]]:
             groups[-1] += last
             sizes[-1] += rows
     return groups
-
-
-def _inside(folder: Path) -> Iterator[Path]:
-    """Files: a folder in there is somebody else's, such as a NAS box's."""
-    return (path for path in sorted(folder.iterdir()) if not path.is_dir()) if folder.is_dir() else iter(())
-
-
-def _usable(folder: Path) -> bool:
-    """Whether a folder without manifest is what a kill while creating a store leaves, or empty.
-
-    Without our lock it is somebody else's, such as what clip-retrieval writes, be the names the same.
-    """
-    ours = {_LOCK, VECTORS, METADATA, SPARE, REPLACED, MODEL_FOLDER}
-    if not folder.is_dir():
-        return False
-    names = {entry.name for entry in folder.iterdir() if not entry.name.endswith(".tmp")}
-    return not names or (_LOCK in names and names <= ours)
-
-
-def _remove_traces(folder: Path) -> None:
-    """What a writer that committed nothing has made, as far as it is certainly ours."""
-    for name in (VECTORS, METADATA, SPARE, REPLACED, MODEL_FOLDER):
-        shutil.rmtree(folder / name, ignore_errors=True)
-    for path in folder.glob(".*.tmp"):
-        path.unlink(missing_ok=True)

@@ -56,12 +56,12 @@ def newest_whole_checkpoint(folder: Path, *, note: Callable[[str], None]) -> Tra
     Raises ArtifactError if there are checkpoints and all are damaged.
     """
     damaged = []
-    for path in reversed(_checkpoints(folder)):
+    for left, path in reversed([*enumerate(_checkpoints(folder))]):
         try:
             return load_checkpoint(path)
         except ArtifactError as exc:
             damaged.append(path)
-            note(f"{exc} Using the one before it.")
+            note(f"{exc} Using the one before it." if left else str(exc))
     if damaged:
         raise ArtifactError(
             f"{folder}: none of its {len(damaged)} checkpoints can be read. Start again with a new --out, or delete "

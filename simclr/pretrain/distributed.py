@@ -19,6 +19,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed import TCPStore  # type: ignore[attr-defined]  # documented, but not declared
 
+from simclr.cpus import available_cpus
 from simclr.errors import ConfigError, SimclrError, reason
 from simclr.pretrain.launch import FAILED_ELSEWHERE
 
@@ -106,12 +107,18 @@ def on_this_machine() -> int:
 def own_gpu() -> torch.device:
     """The GPU of this process: the one with its number on this machine. Raises ConfigError if there are too few."""
     number = int(os.environ.get("LOCAL_RANK", "0"))
-    if on_this_machine() > torch.cuda.device_count():
-        raise ConfigError(
-            f"{on_this_machine()} processes, but {torch.cuda.device_count()} GPUs on this machine. "
-            "Start one process a GPU, or give --device cpu."
-        )
+    gpus, wanted = torch.cuda.device_count(), on_this_machine()
+    if gpus < wanted:
+        if number != 0:
+            raise SystemExit(FAILED_ELSEWHERE)  # the first of this machine says it
+        found = f"{wanted} processes, but {gpus} GPUs" if gpus else "no GPU that torch can use"
+        raise ConfigError(f"{found} on this machine. Start one process a GPU, or give --device cpu.")
     return torch.device("cuda", number)
+
+
+def own_cpus() -> int:
+    """Cores of this machine for this process."""
+    return max(1, available_cpus() // on_this_machine())
 
 
 def share(count: int, process: int | None = None) -> range:

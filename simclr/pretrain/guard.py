@@ -16,6 +16,14 @@ _ENTROPY = 0.995
 """Share of log B, the entropy of views that cannot tell one image from another."""
 
 
+class WentWrong(Exception):
+    """The loss of a step cannot be trusted."""
+
+    def __init__(self, step: int, words: str) -> None:
+        super().__init__(words)
+        self.step = step
+
+
 def what_is_wrong(loss: float, *, batch_size: int, temperature: float) -> str | None:
     """A few words if a loss cannot be trusted, None if it can.
 

@@ -9,7 +9,9 @@ from torch import Tensor
 from simclr.pretrain import distributed
 from simclr.pretrain.companies import companies_of_a_kind
 from simclr.pretrain.config import PretrainConfig, interval, to_toml
-from simclr.pretrain.setup import Setup, device_and_dtype, prepare, trial
+from simclr.pretrain.device import device_and_dtype
+from simclr.pretrain.prepare import prepare
+from simclr.pretrain.setup import Setup, trial
 
 _TRIAL_VIEWS = 64
 """Most views of the passes that the estimate of time rests on."""

@@ -19,12 +19,12 @@ from simclr.errors import ArtifactError, ConfigError, SimclrError
 from simclr.pretrain.classifier import fine_tune, score, train_linear, zero_head
 from simclr.pretrain.config import PretrainConfig
 from simclr.pretrain.crops import LabelledCrops, crop_batches
+from simclr.pretrain.device import device_and_dtype
 from simclr.pretrain.features import EvaluationPixels
 from simclr.pretrain.in_workers import default_workers
 from simclr.pretrain.labels import Labelled, hold_out, read_labelled, share_of_labels
 from simclr.pretrain.memory import is_out_of_memory
 from simclr.pretrain.schedule import peak_learning_rate, total_steps
-from simclr.pretrain.setup import device_and_dtype
 
 PROBE_FOLDER = "probe"
 DEFAULT_BATCH_SIZE = 4096

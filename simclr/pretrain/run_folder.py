@@ -8,8 +8,9 @@ import dataclasses
 import datetime
 from pathlib import Path
 
+from simclr.artifacts import write_atomically
 from simclr.errors import ConfigError
-from simclr.pretrain.config import PretrainConfig, from_toml
+from simclr.pretrain.config import PretrainConfig, from_toml, to_toml
 
 CONFIG_FILE = "config.toml"
 RUNS = Path("runs")
@@ -49,6 +50,13 @@ def saved_config(folder: Path) -> PretrainConfig | None:
     """The settings of the run in this folder, None where there is no run."""
     path = folder / CONFIG_FILE
     return from_toml(path.read_text(encoding="utf-8"), where=path) if path.exists() else None
+
+
+def write_config(config: PretrainConfig, folder: Path) -> None:
+    """config.toml in a run folder that may be new."""
+    folder.mkdir(parents=True, exist_ok=True)
+    text = to_toml(config)
+    write_atomically(folder / CONFIG_FILE, lambda temporary: temporary.write_text(text, encoding="utf-8"))
 
 
 def new_run(encoder: str) -> Path:

@@ -34,15 +34,16 @@ def benchmark(
 
         if not all(word.isdigit() and int(word) for word in batch.split(",")):
             raise ConfigError(f"--batch {batch!r}: give whole numbers with commas between, such as 1,8,32.")
-        if not as_json:
-            typer.echo(measuring.HEAD)
         measured = False
-        for row in measuring.benchmark(
+        rows = measuring.benchmark(
             model,
             backends=backend.replace(" ", "").split(",") if backend else (),
             precisions=precision.replace(" ", "").split(",") if precision else (),
             batches=[int(word) for word in batch.split(",")],
-        ):
+        )
+        for number, row in enumerate(rows):
+            if number == 0 and not as_json:
+                typer.echo(measuring.HEAD)
             line = {"kind": type(row).__name__.lower(), **asdict(row)}
             typer.echo(json.dumps(line, ensure_ascii=False) if as_json else row.words)
             measured |= isinstance(row, measuring.Speed)

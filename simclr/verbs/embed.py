@@ -100,7 +100,8 @@ def embed(
         from simclr.embed.index.budgets import wish_of
         from simclr.embed.lane import Limits
         from simclr.embed.store import Store
-        from simclr.embed.sync import Selection, embed_sources
+        from simclr.embed.survey import Selection
+        from simclr.embed.sync import embed_sources
         from simclr.embed.workers import Workers
         from simclr.runtime import newest_export
 

@@ -10,10 +10,10 @@ import pytest
 from PIL import Image
 
 from simclr.artifacts import StoreInfo
-from simclr.embed import Lane, Report, Store
+from simclr.embed import Lane, Report, Store, replaced
 from simclr.embed import writer as writer_module
 from simclr.embed.check import check_store, repair_store
-from simclr.embed.lane import Task
+from simclr.embed.tasks import Task
 from simclr.errors import ArtifactError
 from simclr.runtime import Encoder
 
@@ -247,7 +247,7 @@ def test_what_was_replaced_goes_after_a_while(out, embed, photos, monkeypatch):
         "img_emb_00000.npy",
         "metadata_00000.parquet",
     ]
-    monkeypatch.setattr(writer_module, "REPLACED_SECONDS", -1.0)
+    monkeypatch.setattr(replaced, "REPLACED_SECONDS", -1.0)
     embed(photos)
     assert list((out / "replaced").iterdir()) == []
 
@@ -394,7 +394,7 @@ def test_a_store_is_not_called_damaged_while_it_is_written(out):
 
 
 def test_what_was_replaced_never_takes_more_room_than_the_store(out, embed, photos, monkeypatch):
-    monkeypatch.setattr(writer_module, "_REPLACED_BYTES", 600)
+    monkeypatch.setattr(replaced, "_REPLACED_BYTES", 600)
     for number in range(5):
         (photos / "cold").rename(photos / f"cold{number}")
         embed(photos)

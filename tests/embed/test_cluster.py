@@ -13,7 +13,7 @@ import simclr
 from simclr.embed import Lane, Report, Store, embed_sources
 from simclr.embed import cluster as cluster_module
 from simclr.embed.cluster import Cluster
-from simclr.embed.lane import Task
+from simclr.embed.tasks import Task
 from simclr.errors import ConfigError
 from simclr.runtime import Encoder
 from simclr.sources import Place

@@ -7,7 +7,7 @@ import pytest
 
 from simclr.embed import Lane, Report
 from simclr.embed.forecast import Forecast, forecast
-from simclr.embed.sync import Selection
+from simclr.embed.survey import Selection
 from simclr.embed.words import of_forecast, of_report
 from simclr.errors import ImageError
 

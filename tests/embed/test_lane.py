@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from simclr.embed.lane import FLUSH, Decoding, Done, Lane, Limits, Seconds, Task, encode
-from simclr.embed.sync import bound
+from simclr.embed.lane import FLUSH, Decoding, Lane, Limits, encode
+from simclr.embed.tasks import Done, Seconds, Task, bound
 from simclr.errors import ImageError
 from simclr.preprocess import Recipe
 from simclr.sources import Place

@@ -9,11 +9,11 @@ import pytest
 from PIL import Image
 
 from simclr.embed import Lane, Report, Store, embed_sources
-from simclr.embed import sync as sync_module
+from simclr.embed import carry_out as carry_out_module
 from simclr.embed import writer as writer_module
 from simclr.embed.known import Contents, prefix, prefixes
-from simclr.embed.lane import Task
-from simclr.embed.sync import Selection
+from simclr.embed.survey import Selection
+from simclr.embed.tasks import Task
 from simclr.errors import ConfigError, ImageError
 
 
@@ -171,7 +171,7 @@ def test_another_content_with_the_same_64_bits_is_embedded(embed, photos, out, m
     """All contents seem known, none is: each is looked at again, and found to be its own."""
     monkeypatch.setattr("simclr.embed.lane.prefix", lambda digest: 7)
     monkeypatch.setattr("simclr.embed.known.prefix", lambda digest: 7)
-    monkeypatch.setattr(sync_module, "prefix", lambda digest: 7)
+    monkeypatch.setattr(carry_out_module, "prefix", lambda digest: 7)
     embed(photos / "warm")
     monkeypatch.setattr("simclr.embed.plan.prefixes", lambda hashes: np.full(len(hashes), 7, np.uint64))
     assert embed(photos / "warm", photos / "cold") == Report(added=6, kept=6)
@@ -208,7 +208,7 @@ def test_a_stop_in_the_middle_of_moves_loses_and_doubles_nothing(embed, encoder,
     before = rows(out)
     monkeypatch.setattr(encoder, "batch", 1)
     monkeypatch.setattr("simclr.embed.lane.AHEAD", 1)
-    monkeypatch.setattr(sync_module, "SHARD_SECONDS", 0.0)
+    monkeypatch.setattr(carry_out_module, "SHARD_SECONDS", 0.0)
     (photos / "warm").rename(photos / "hot")
 
     class Killed(BaseException):

@@ -13,11 +13,10 @@ import pytest
 
 from simclr import artifacts
 from simclr.artifacts import SourceInfo, StoreInfo
-from simclr.embed import Store
+from simclr.embed import Store, replaced
 from simclr.embed import shards as shards_module
 from simclr.embed import writer as writer_module
 from simclr.embed.shards import Row
-from simclr.embed.writer import StoreWriter
 from simclr.embed.writer import writing as open_for_writing
 from simclr.errors import ArtifactError, EncoderMismatch
 
@@ -318,7 +317,7 @@ def test_a_kill_between_the_two_files_of_a_shard_leaves_the_old_store(filled, wr
 
 def test_a_kill_while_the_replaced_shards_are_deleted_leaves_the_new_store(filled, writing, monkeypatch):
     with monkeypatch.context() as patch, pytest.raises(Killed), writing() as store:
-        patch.setattr(StoreWriter, "_retire", killed)
+        patch.setattr(replaced, "put_away", killed)
         store.commit([row(9)], unit(1), drop=[0, 5])
     assert sorted(ids(filled)) == [1, 2, 3, 4, 6, 7, 8, 9]
     with writing():

@@ -16,7 +16,8 @@ from PIL import Image
 
 from simclr.artifacts import StoreInfo
 from simclr.embed import Lane, Report, Store, embed_sources
-from simclr.embed import sync as sync_module
+from simclr.embed import carry_out as carry_out_module
+from simclr.embed import survey as survey_module
 from simclr.embed import writer as writer_module
 from simclr.embed.writer import StoreWriter
 from simclr.errors import ConfigError, EncoderMismatch, ImageError
@@ -282,14 +283,14 @@ def test_a_file_that_becomes_unreadable_loses_its_row(embed, photos, out):
 
 
 def test_a_file_deleted_while_the_run_goes_on_is_skipped(embed, photos, out, monkeypatch):
-    listing = sync_module.take_inventory
+    listing = survey_module.take_inventory
 
     def list_then_delete(word, **keywords):
         inventory = listing(word, **keywords)
         (photos / "cold" / "blue_dark.png").unlink()
         return inventory
 
-    monkeypatch.setattr(sync_module, "take_inventory", list_then_delete)
+    monkeypatch.setattr(survey_module, "take_inventory", list_then_delete)
     report = embed(photos)
     assert (report.added, report.skipped) == (11, 1)
     assert skipped(out)[1:] == [
@@ -413,7 +414,7 @@ def test_a_shard_closes_at_its_number_of_rows(embed, encoder, photos, out, monke
 
 
 def test_a_shard_closes_after_its_seconds(embed, encoder, photos, monkeypatch):
-    monkeypatch.setattr(sync_module, "SHARD_SECONDS", 0.0)
+    monkeypatch.setattr(carry_out_module, "SHARD_SECONDS", 0.0)
     monkeypatch.setattr(encoder, "batch", 5)
     sizes, commit = [], StoreWriter.commit
 
@@ -429,7 +430,7 @@ def test_a_shard_closes_after_its_seconds(embed, encoder, photos, monkeypatch):
 def test_small_shards_are_merged_as_they_come_where_the_first_is_at_most_twice_the_second(
     embed, encoder, photos, out, monkeypatch
 ):
-    monkeypatch.setattr(sync_module, "SHARD_SECONDS", 0.0)
+    monkeypatch.setattr(carry_out_module, "SHARD_SECONDS", 0.0)
     monkeypatch.setattr(encoder, "batch", 5)
     embed(photos)
     assert rows_of_shards(out) == [10, 2]

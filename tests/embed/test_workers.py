@@ -18,7 +18,8 @@ from PIL import Image
 
 from simclr.embed import Report, Store, Workers, embed_sources
 from simclr.embed import workers as workers_module
-from simclr.embed.lane import Limits, Task
+from simclr.embed.lane import Limits
+from simclr.embed.tasks import Task
 from simclr.errors import ArtifactError, ConfigError, SimclrError
 from simclr.sources import Place
 
@@ -233,7 +234,7 @@ def test_workers_end_when_the_one_they_work_for_is_killed(model, photos, tmp_pat
     script = f"""
 import os, signal, sys
 from simclr.embed import Workers
-from simclr.embed.lane import Task
+from simclr.embed.tasks import Task
 import numpy as np
 from simclr.sources import Place
 workers = Workers({str(model)!r})

@@ -107,6 +107,13 @@ def test_a_changed_learning_rate_leaves_the_momentum_as_it_was():
     assert weight.tolist() == pytest.approx([0.05, 2.95], rel=1e-12)
 
 
+def test_the_default_momentum_is_nine_tenths():
+    weight = nn.Parameter(torch.tensor([1.0], dtype=torch.float64))
+    gradients = [[torch.tensor([value], dtype=torch.float64)] for value in (1.0, 0.0)]
+    step_along(LARS([weight], lr=0.5, adapt=False), [weight], gradients)
+    assert weight.item() == pytest.approx(1 - 0.5 - 0.9 * 0.5, rel=1e-12)
+
+
 def test_gradients_are_left_as_found(problem):
     start, gradients = problem
     weights = [nn.Parameter(w) for w in start]
@@ -121,6 +128,14 @@ def test_a_parameter_without_gradient_is_left_alone():
     LARS([idle, busy], lr=1.0, weight_decay=0.1).step()
     assert torch.equal(idle, torch.ones(2, 2))
     assert not torch.equal(busy, torch.ones(2, 2))
+
+
+def test_a_group_without_gradients_does_not_keep_the_next_from_moving():
+    idle, busy = nn.Parameter(torch.ones(2, 2)), nn.Parameter(torch.ones(2, 2))
+    busy.grad = torch.ones(2, 2)
+    LARS([dict(params=[idle]), dict(params=[busy], adapt=False)], lr=0.5).step()
+    assert torch.equal(idle, torch.ones(2, 2))
+    assert torch.equal(busy, torch.full((2, 2), 0.5))
 
 
 def test_a_weight_of_zeros_moves_plainly():

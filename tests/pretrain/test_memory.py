@@ -85,14 +85,14 @@ def test_a_run_that_meets_a_limit_of_memory_halves_its_chunk_and_goes_on(noise_p
     script = f"""
 import resource, torch
 from pathlib import Path
-from simclr.pretrain import PretrainConfig, run, train
-real = train.accumulate_gradients
+from simclr.pretrain import PretrainConfig, attempts, run
+real = attempts.accumulate_gradients
 def limited(model, batch, **rest):
     if len(batch.companies) == 1 and resource.getrlimit(resource.RLIMIT_AS)[0] == -1:
         size = next(int(x.split()[1]) * 1024 for x in open("/proc/self/status") if x.startswith("VmSize"))
         resource.setrlimit(resource.RLIMIT_AS, (size + 60_000_000, -1))
     return real(model, batch, **rest)
-train.accumulate_gradients = limited
+attempts.accumulate_gradients = limited
 config = PretrainConfig(data={str(noise_photos)!r}, encoder="test_resnet", image_size=224, batch_size=16, epochs=1,
     workers=0, threads=1, device="cpu", head_out=16, chunk=16)
 run(config, out=Path({str(tmp_path / "run")!r}), note=print)

@@ -16,10 +16,10 @@ import pytest
 import torch
 
 from simclr.errors import SimclrError
-from simclr.pretrain import train as train_module
 from simclr.pretrain.checkpoint import TrainingState, newest_whole_checkpoint
 from simclr.pretrain.config import PretrainConfig
 from simclr.pretrain.launch import start_together
+from simclr.pretrain.report import Report
 from simclr.pretrain.train import run
 
 BATCH, STEPS = 8, 9
@@ -39,7 +39,7 @@ def config_for(photos: Path, **settings: Any) -> PretrainConfig:
 
 def work(config: PretrainConfig, out: Path, resume: bool) -> None:
     """What each process does; its notes and how it ended go to a file of its own."""
-    train_module.Report.write = lambda *args, **rest: None  # drawing it takes longer than the training here
+    Report.write = lambda *args, **rest: None  # drawing it takes longer than the training here
     log = out.parent / f"{out.name}.rank{os.environ['RANK']}"
     with open(log, "w") as file:
 

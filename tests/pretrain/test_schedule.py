@@ -50,6 +50,11 @@ def test_a_share_of_epochs_that_is_whole_but_for_rounding_counts_whole():
     assert warmup_steps(64, batch_size=64, epochs=100 * 0.29) == 29
 
 
+@pytest.mark.parametrize(("epochs", "steps"), [(0.999_999_6, 1), (0.999_996, 0)])
+def test_a_millionth_of_an_image_is_rounding_and_more_is_not(epochs, steps):
+    assert warmup_steps(1, batch_size=1, epochs=epochs) == steps
+
+
 @pytest.mark.parametrize(("step", "rate"), [(0, 0.0), (5, 1.0), (10, 2.0), (20, 1.0), (30, 0.0), (31, 0.0)])
 def test_the_rate_rises_from_zero_to_the_peak_and_falls_to_zero(step, rate):
     assert learning_rate(step, peak=2.0, warmup_steps=10, total_steps=30) == pytest.approx(rate, abs=1e-15)
@@ -57,6 +62,14 @@ def test_the_rate_rises_from_zero_to_the_peak_and_falls_to_zero(step, rate):
 
 def test_without_warm_up_the_first_step_has_the_peak():
     assert learning_rate(0, peak=2.0, warmup_steps=0, total_steps=30) == 2.0
+
+
+def test_a_run_that_is_all_warm_up_ends_at_the_peak():
+    assert learning_rate(10, peak=2.0, warmup_steps=10, total_steps=10) == 2.0
+
+
+def test_a_fall_of_one_step_ends_at_zero():
+    assert learning_rate(11, peak=2.0, warmup_steps=10, total_steps=11) == 0.0
 
 
 def test_the_fall_is_half_a_cosine():

@@ -10,8 +10,8 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-from simclr.pretrain import train
 from simclr.pretrain.config import PretrainConfig
+from simclr.pretrain.report import Report
 from simclr.pretrain.train import run
 from simclr.sources import list_images
 
@@ -29,7 +29,7 @@ def losses(source: str, out: Path, *, workers: int = 0) -> list[float]:
 def test_training_gives_the_same_losses_wherever_the_images_lie(
     noise_photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
 ) -> None:
-    monkeypatch.setattr(train.Report, "write", lambda *args, **kwargs: None)
+    monkeypatch.setattr(Report, "write", lambda *args, **kwargs: None)
     threads = torch.get_num_threads()
     paths = [noise_photos / name for name in list_images(noise_photos)]
     for i in range(2):

@@ -20,11 +20,12 @@ from torch import Tensor, nn
 
 from simclr.encoder import load_encoder
 from simclr.errors import ArtifactError, ConfigError, ImageError, SimclrError
-from simclr.pretrain import train
+from simclr.pretrain import attempts, journal, saving, train
 from simclr.pretrain.batch import Batch
 from simclr.pretrain.checkpoint import TrainingState, load_checkpoint, newest_whole_checkpoint
 from simclr.pretrain.config import Augmentation, PretrainConfig, from_toml
 from simclr.pretrain.evaluation import Evaluation
+from simclr.pretrain.report import Report
 from simclr.pretrain.run_folder import newest_run, saved_config
 from simclr.pretrain.schedule import learning_rate
 from simclr.pretrain.step import Contrast
@@ -62,7 +63,7 @@ def _threads_as_before() -> Iterator[None]:
 def _light_report(monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> None:
     """Drawing the report takes longer than the training here; one test draws it."""
     if "report" not in request.node.name:
-        monkeypatch.setattr(train.Report, "write", lambda *args, **kwargs: None)
+        monkeypatch.setattr(Report, "write", lambda *args, **kwargs: None)
 
 
 def change(config: PretrainConfig, **settings: Any) -> PretrainConfig:
@@ -290,8 +291,12 @@ def test_where_every_checkpoint_is_damaged_nothing_is_started_over(config, tmp_p
     run_and_stop(config, folder, after=2)
     (folder / "checkpoints" / "step-000000002.pt").write_bytes(b"no checkpoint")
     before = everything_in(folder)
+    notes: list[str] = []
     with pytest.raises(ArtifactError) as error:
-        run(config, out=folder, resume=True)
+        run(config, out=folder, resume=True, note=keep(notes))
+    assert notes[0].startswith(f"{folder}/checkpoints/step-000000002.pt: damaged checkpoint (") and notes[
+        0
+    ].endswith(")")
     assert str(error.value) == (
         f"{folder / 'checkpoints'}: none of its 1 checkpoints can be read. Start again with a new --out, or delete the "
         "folder to start this run over."
@@ -413,14 +418,14 @@ def test_a_device_that_is_not_there_is_refused_and_named(config, tmp_path):
 def nan_in_steps(monkeypatch: pytest.MonkeyPatch, *wrong: int) -> list[int]:
     """Makes the loss of these calls of the step no number; gives the list of all calls so far."""
     calls: list[int] = []
-    real = train.contrast
+    real = attempts.contrast
 
     def failing(z: Tensor, **rest: Any) -> Contrast:
         calls.append(len(calls))
         found = real(z, **rest)
         return dataclasses.replace(found, loss=found.loss * float("nan")) if calls[-1] in wrong else found
 
-    monkeypatch.setattr(train, "contrast", failing)
+    monkeypatch.setattr(attempts, "contrast", failing)
     return calls
 
 
@@ -468,14 +473,14 @@ def test_a_learning_rate_beyond_reason_is_said_to_be_the_cause(config, tmp_path)
 
 def test_weights_that_are_no_numbers_are_not_saved(config, tmp_path, monkeypatch):
     """The loss of a step says nothing about the weights after it."""
-    real = train.accumulate_gradients
+    real = attempts.accumulate_gradients
 
     def poisoned(model: nn.Module, *args: Any, **rest: Any) -> Contrast:
         found = real(model, *args, **rest)
         next(model.parameters()).grad.fill_(float("inf"))
         return found
 
-    monkeypatch.setattr(train, "accumulate_gradients", poisoned)
+    monkeypatch.setattr(attempts, "accumulate_gradients", poisoned)
     with pytest.raises(SimclrError, match="the loss left weights that are no numbers at step 0; "):
         run(change(config, checkpoint_every=1, base_lr=1.0), out=tmp_path / "run")
     assert not (tmp_path / "run" / "checkpoints").exists()
@@ -483,7 +488,7 @@ def test_weights_that_are_no_numbers_are_not_saved(config, tmp_path, monkeypatch
 
 def test_collapse_is_said_once_in_the_notes_and_from_then_on_in_the_progress(config, tmp_path, monkeypatch):
     """Looked at every tenth step; the fifth look in a row makes it certain."""
-    monkeypatch.setattr(train, "effective_rank", lambda covariance: 1.0)
+    monkeypatch.setattr(journal, "effective_rank", lambda covariance: 1.0)
     notes: list[str] = []
     words: dict[int, bool] = {}
     folder = run(
@@ -502,7 +507,7 @@ def test_collapse_is_said_once_in_the_notes_and_from_then_on_in_the_progress(con
 
 def out_of_memory_at(monkeypatch: pytest.MonkeyPatch, *, step: int, chunk: int) -> None:
     """Memory runs out in that step as long as so many images go through at a time."""
-    real = train.accumulate_gradients
+    real = attempts.accumulate_gradients
     steps: list[int] = []
 
     def limited(model: nn.Module, batch: Batch, **rest: Any) -> Contrast:
@@ -511,7 +516,7 @@ def out_of_memory_at(monkeypatch: pytest.MonkeyPatch, *, step: int, chunk: int) 
         steps.append(len(steps))
         return real(model, batch, **rest)
 
-    monkeypatch.setattr(train, "accumulate_gradients", limited)
+    monkeypatch.setattr(attempts, "accumulate_gradients", limited)
 
 
 def test_memory_that_runs_out_halves_the_chunk_until_it_fits(config, tmp_path, monkeypatch):
@@ -667,7 +672,7 @@ def test_a_kill_while_the_last_checkpoint_is_written_does_not_leave_an_old_encod
     config, tmp_path, monkeypatch
 ):
     """A finished run must mean a finished encoder: what vouches for the run is written last."""
-    real = train.save_checkpoint
+    real = saving.save_checkpoint
 
     def killed(folder, state, **rest):
         if state.step == STEPS:
@@ -675,7 +680,7 @@ def test_a_kill_while_the_last_checkpoint_is_written_does_not_leave_an_old_encod
         real(folder, state, **rest)
 
     config = dataclasses.replace(config, checkpoint_every=2)
-    monkeypatch.setattr(train, "save_checkpoint", killed)
+    monkeypatch.setattr(saving, "save_checkpoint", killed)
     with pytest.raises(MemoryError):
         run(config, out=tmp_path / "run")
     assert load_encoder(tmp_path / "run")[1].parents["step"] == STEPS

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from simclr.artifacts import IndexInfo, write_atomically
+from simclr.embed.exact import Neighbours
 from simclr.embed.index.build import Note, described, ignore
 from simclr.embed.index.entries import Entries, key_of
 from simclr.embed.index.files import changing, read_index, save_written
@@ -19,7 +20,6 @@ from simclr.embed.index.proving import measure, seconds_of_rerank, tuned
 from simclr.embed.index.set_apart import LEFT_OUT, MEASURING, TUNING
 from simclr.embed.index.tuning import Truth
 from simclr.embed.lookup import Lookup
-from simclr.embed.recall import Neighbours
 from simclr.embed.store import Store
 from simclr.errors import ArtifactError
 

@@ -15,12 +15,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from simclr.artifacts import IndexInfo
+from simclr.embed.exact import Exact, Neighbours
 from simclr.embed.index.anatomy import Anatomy
 from simclr.embed.index.asking import nearest
 from simclr.embed.index.library import unit_vectors
 from simclr.embed.index.tuning import K, Setting
 from simclr.embed.lookup import Lookup
-from simclr.embed.recall import Exact, Neighbours
 from simclr.embed.rerank import rerank
 
 _FEW = 5_000

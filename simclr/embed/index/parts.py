@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from simclr.artifacts import IndexWish, PartInfo, ShardInfo, TrainedInfo, file_sha256
 from simclr.embed import shards
+from simclr.embed.exact import Exact
 from simclr.embed.index.anatomy import empty_index
 from simclr.embed.index.build import Note, Progress, ignore
 from simclr.embed.index.choosing import Choice, Sample, choose
@@ -32,7 +33,6 @@ from simclr.embed.index.set_apart import TUNING, SetApart
 from simclr.embed.index.training import trained_index
 from simclr.embed.index.tuning import TRUE_NEIGHBOURS
 from simclr.embed.lookup import Lookup
-from simclr.embed.recall import Exact
 from simclr.embed.store import Store
 from simclr.errors import ArtifactError, ConfigError
 from simclr.sources.cache import load_arrays, save_arrays

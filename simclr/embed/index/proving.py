@@ -11,11 +11,11 @@ from numpy.typing import NDArray
 
 from simclr.artifacts import IndexInfo, IndexWish
 from simclr.cpus import available_cpus
+from simclr.embed.exact import Exact
 from simclr.embed.index.neighbours import Finder
 from simclr.embed.index.training import sample
 from simclr.embed.index.tuning import DEPTHS, TRUE_NEIGHBOURS, K, Setting, Truth, cheapest, settings, timed
 from simclr.embed.lookup import Lookup
-from simclr.embed.recall import Exact
 from simclr.embed.rerank import rerank
 from simclr.embed.store import Store
 

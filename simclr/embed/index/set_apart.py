@@ -8,11 +8,11 @@ from typing import Self
 import numpy as np
 from numpy.typing import NDArray
 
+from simclr.embed.exact import Exact
 from simclr.embed.index.menu import list_count
 from simclr.embed.index.training import FOR_CODES, PER_LIST, sample
 from simclr.embed.index.tuning import TRUE_NEIGHBOURS, Truth
 from simclr.embed.lookup import Lookup
-from simclr.embed.recall import Exact
 from simclr.embed.store import Store
 from simclr.free_memory import free_memory
 

@@ -13,9 +13,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from simclr.artifacts import IndexInfo
+from simclr.embed.exact import TIE, Neighbours
 from simclr.embed.index.anatomy import Anatomy
 from simclr.embed.index.asking import EFFORTS, nearest
-from simclr.embed.recall import TIE, Neighbours
 
 K = 10
 """Neighbours by which an index is judged: recall@10."""

@@ -9,6 +9,7 @@ import pytest
 from changing_stores import clustered
 
 from simclr.artifacts import IndexTrial, IndexWish
+from simclr.embed.exact import exact_neighbours
 from simclr.embed.index import build_index, tuning
 from simclr.embed.index import choosing as choosing_module
 from simclr.embed.index import proving as proving_module
@@ -18,7 +19,6 @@ from simclr.embed.index.menu import EXACT, candidates, list_count
 from simclr.embed.index.proving import above_latency, below_recall
 from simclr.embed.index.training import find_centroids, trained_index
 from simclr.embed.index.tuning import Truth
-from simclr.embed.recall import exact_neighbours
 from simclr.errors import ConfigError
 
 SIZE = 6000
