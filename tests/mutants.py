@@ -31,6 +31,7 @@ SECONDS = 60
 """Of a core's time, after which a mutant counts as noticed: it runs for ever."""
 
 NEGATIVE = "start - rows.stop is the same place, counted from the end"
+GROWS = "counted from the end; the last slice is empty, and out= lets it grow over the same memory"
 NORMALIZE = "autocast lowers nothing in normalize; the block is for devices that torch may add"
 STATIC = "torch takes it from the class, where a function is as good"
 
@@ -43,9 +44,12 @@ EQUIVALENT: dict[str, dict[str, str]] = {
             "1 is its default"
         ),
         "log_sums: torch.logsumexp(logits_RN, dim=1, out=lse_R[start - {rows.start -> rows.stop}:stop - rows.start])": NEGATIVE,
+        "log_sums: torch.logsumexp(logits_RN, dim=1, out=lse_R[start - rows.start:stop - {rows.start -> rows.stop}])": GROWS,
         "row_gradients: torch.mm(weights_RN, z_ND, out=grad_RD[start - {rows.start -> rows.stop}:stop - rows.start])": NEGATIVE,
+        "row_gradients: torch.mm(weights_RN, z_ND, out=grad_RD[start - rows.start:stop - {rows.start -> rows.stop}])": GROWS,
         "row_gradients: {@staticmethod -> }def forward(ctx: Any, z_ND: Tensor, temperature: float, decoupled: bool) -> Tensor:": STATIC,
         "forward: @{staticmethod @ -> }once_differentiable": STATIC,
+        "_logits: logits_RN.diagonal(start {+ -> -} away).fill_(-torch.inf)": "away is both -B and B",
     },
     "lars": {
         "_trust_ratios: return list({ratio.unbind() -> ratio})": "list cuts a tensor as unbind does",

@@ -201,16 +201,6 @@ def test_the_passes_over_some_rows_keep_no_graph():
     assert not row_gradients(z_ND, lse_N, range(10), temperature=0.3).requires_grad
 
 
-def test_autocast_changes_neither_pass_over_some_rows():
-    z_ND = unit_rows(torch.cat(views(6, dtype=torch.float32))).detach()
-    lse_R = log_sums(z_ND, range(3, 8), temperature=0.1)
-    lse_N = log_sums(z_ND, range(12), temperature=0.1)
-    grad_RD = row_gradients(z_ND, lse_N, range(3, 8), temperature=0.1)
-    with torch.autocast("cpu", torch.bfloat16):
-        assert torch.equal(log_sums(z_ND, range(3, 8), temperature=0.1), lse_R)
-        assert torch.equal(row_gradients(z_ND, lse_N, range(3, 8), temperature=0.1), grad_RD)
-
-
 def test_a_gradient_of_second_order_is_refused():
     """torch notices it where the gradient that arrives at the loss depends on the views itself."""
     z1, z2 = views(4)
