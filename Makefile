@@ -9,8 +9,8 @@ INSTALLED := .venv/.installed
 demo: $(INSTALLED)  ## the whole path on images it draws itself, a few minutes
 	$(BIN)/simclr demo --out demo
 
-test: $(INSTALLED)  ## the test suite
-	$(BIN)/python -m pytest
+test: $(INSTALLED)  ## the test suite, in two processes
+	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 test-slow: $(INSTALLED)  ## the tests that take minutes
 	$(BIN)/python -m pytest -m slow
